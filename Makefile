@@ -1,0 +1,32 @@
+# Every target makes the environment it needs. PYTHON chooses the interpreter (3.10 or later).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One thread per process: two runs of one thread beat one run of two.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install test test-fast lint demo clean
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+install: $(BIN)/.installed
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+demo: install
+	$(BIN)/python examples/demo/run.py
+
+clean:
+	rm -rf $(VENV)

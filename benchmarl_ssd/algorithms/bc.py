@@ -1,0 +1,55 @@
+"""Behaviour cloning, wired for BenchMARL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from benchmarl.algorithms.common import Algorithm
+from tensordict.nn import TensorDictModule
+from torchrl.objectives import LossModule
+
+from benchmarl_ssd.algorithms.common import OfflineAlgorithm, OfflineAlgorithmConfig
+from benchmarl_ssd.objectives import BcLoss
+
+
+class Bc(OfflineAlgorithm):
+    """Behaviour cloning with deterministic decentralised actors.
+
+    .. math:: L_{actor} = \\sum_i E \\| \\pi_i(o_i) - a_i \\|^2
+
+    Args:
+        actor_lr (float, optional): learning rate; ``None``: the experiment's.
+        **kwargs: see :class:`OfflineAlgorithm`.
+    """
+
+    def __init__(self, actor_lr: float | None, **kwargs: Any) -> None:
+        self.actor_lr = actor_lr
+        super().__init__(**kwargs)
+
+    def _get_loss(
+        self, group: str, policy_for_loss: TensorDictModule, continuous: bool
+    ) -> tuple[LossModule, bool]:
+        loss = BcLoss(policy_for_loss, self.action_scaler(group))
+        self.set_team_keys(group, loss)
+        return loss, False
+
+    def _get_parameters(self, group: str, loss: LossModule) -> dict[str, Iterable]:
+        params = loss.actor_network_params.flatten_keys().values()
+        return {"loss_actor": self.parameter_group(params, self.actor_lr)}
+
+
+@dataclass
+class BcConfig(OfflineAlgorithmConfig):
+    """Configuration of :class:`Bc`; the keys are explained in ``conf/algorithm/bc.yaml``."""
+
+    dataset: str | None = MISSING
+    actor_lr: float | None = MISSING
+    lr_schedule: str = MISSING
+    final_evaluation_episodes: int | None = MISSING
+
+    @staticmethod
+    def associated_class() -> type[Algorithm]:
+        """Return the algorithm that the config belongs to."""
+        return Bc

@@ -1,0 +1,299 @@
+"""What every offline algorithm of this package is wired from."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarl.algorithms.common import Algorithm, AlgorithmConfig
+from benchmarl.models.common import ModelConfig
+from benchmarl.utils import _read_yaml_config
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torchrl.data import Composite, ReplayBuffer, Unbounded
+from torchrl.envs import Compose
+from torchrl.modules import AdditiveGaussianModule, ProbabilisticActor, TanhDelta
+from torchrl.objectives import LossModule
+
+from benchmarl_ssd._paths import conf_dir
+from benchmarl_ssd.algorithms.callback import OfflineCallback
+from benchmarl_ssd.algorithms.clock_env import ClockEnv
+from benchmarl_ssd.algorithms.compatibility import check_dataset_fits
+from benchmarl_ssd.algorithms.errors import OfflineRunError
+from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
+from benchmarl_ssd.data.recipes import resolve
+from benchmarl_ssd.modules import ActionScaler
+
+
+class OfflineAlgorithm(Algorithm):
+    """Base of the offline algorithms: dataset, actors, and a loop that leaves the simulator alone.
+
+    Args:
+        dataset (str, optional): folder of a dataset, or the id of a recipe. ``None`` trains on
+            what the run itself collects, like any off-policy algorithm.
+        lr_schedule (str): ``cosine`` lets each part's learning rate fall to zero over its stage,
+            ``constant`` leaves it.
+        final_evaluation_episodes (int, optional): episodes on which the last and the best
+            parameters are evaluated at the end; ``None``: 320 with a dataset, else as many as in
+            the evaluations of the experiment.
+        **kwargs: passed on to BenchMARL's ``Algorithm``.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None,
+        lr_schedule: str,
+        final_evaluation_episodes: int | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if lr_schedule not in ("cosine", "constant"):
+            raise ValueError(
+                f"expected lr_schedule to be one of cosine, constant; found {lr_schedule!r}"
+            )
+        if final_evaluation_episodes is not None and final_evaluation_episodes < 1:
+            raise ValueError(
+                "expected final_evaluation_episodes of at least 1 or null, found "
+                f"{final_evaluation_episodes}"
+            )
+        self.lr_schedule = lr_schedule
+        self.dataset = self._open_dataset(dataset)
+        if final_evaluation_episodes is None:
+            online = self.experiment_config.evaluation_episodes
+            final_evaluation_episodes = 320 if self.dataset is not None else online
+        self.final_evaluation_episodes = final_evaluation_episodes
+        for group in self.group_map:  # so that a wrong option is found before anything runs
+            self.get_loss_and_updater(group)
+        callback = OfflineCallback(self)
+        callback.experiment = self.experiment
+        self.experiment.callbacks = [*self.experiment.callbacks, callback]
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def _open_dataset(self, name: str | None) -> OfflineDataset | None:
+        if name is None:
+            print(
+                f"{self.experiment.algorithm_name}: no algorithm.dataset given, training on the "
+                "experience that this run collects"
+            )
+            return None
+        dataset = OfflineDataset(resolve(self._restored_path(name)))
+        check_dataset_fits(dataset.metadata, self.experiment)
+        return dataset
+
+    def _restored_path(self, name: str) -> str:
+        # A run that is resumed from another folder still finds a dataset given by a relative path.
+        config = self.experiment_config
+        if config.restore_file is None or Path(name).exists():
+            return name
+        note = Path(config.restore_file).resolve().parent.parent / "dataset_path.txt"
+        return note.read_text(encoding="utf-8").strip() if note.is_file() else name
+
+    def get_replay_buffer(self, group: str, transforms: list | None = None) -> ReplayBuffer:
+        """Return the group's part of the dataset, or BenchMARL's own buffer without one."""
+        if self.dataset is None:
+            return super().get_replay_buffer(group, transforms)
+        device = "cpu" if self.buffer_device == "disk" else self.buffer_device
+        length = int(self.dataset.metadata.episode_length["min"]) if self.has_rnn else None
+        batch_size = self.experiment_config.train_minibatch_size(self.on_policy)
+        return OfflineReplayBuffer(
+            self.dataset,
+            group,
+            batch_size=batch_size if length is None else max(batch_size, length),
+            device=device,
+            sequence_length=length,
+            transform=Compose(*transforms) if transforms else None,
+        )
+
+    def process_env_fun(self, env_fun):
+        """Replace the training environment, and only that, when there is a dataset."""
+        experiment = self.experiment
+        if self.dataset is None or env_fun is not getattr(experiment, "env_func", None):
+            return env_fun
+        num_envs = self.experiment_config.n_envs_per_worker(self.on_policy)
+        return lambda: ClockEnv(experiment.test_env, num_envs)
+
+    def process_batch(self, group: str, batch: TensorDictBase) -> TensorDictBase:
+        """Give every agent its reward where the environment has one for all."""
+        key = ("next", group, "reward")
+        if key not in batch.keys(True, True):
+            shape = (*batch.get(group).shape, 1)
+            batch.set(key, batch.get(("next", "reward")).unsqueeze(-1).expand(shape))
+        return batch
+
+    # -- networks -----------------------------------------------------------------------------
+
+    def action_scaler(self, group: str) -> ActionScaler:
+        """Return the map from the task's action bounds to [-1, 1]."""
+        space = self.action_spec[group, "action"].space
+        return ActionScaler(space.low, space.high).to(self.device)
+
+    def _get_policy_for_loss(
+        self, group: str, model_config: ModelConfig, continuous: bool
+    ) -> TensorDictModule:
+        n_agents = len(self.group_map[group])
+        spec = self.action_spec[group, "action"]
+        actor = model_config.get_model(
+            input_spec=Composite(
+                {group: self.observation_spec[group].clone().to(self.device)}
+            ),
+            output_spec=Composite(
+                {group: Composite({"param": Unbounded(shape=spec.shape)}, shape=(n_agents,))}
+            ),
+            agent_group=group,
+            input_has_agent_dim=True,
+            n_agents=n_agents,
+            centralised=False,
+            share_params=self.experiment_config.share_policy_params,
+            device=self.device,
+            action_spec=self.action_spec,
+        )
+        return ProbabilisticActor(
+            module=actor,
+            spec=spec,
+            in_keys=[(group, "param")],
+            out_keys=[(group, "action")],
+            distribution_class=TanhDelta,
+            distribution_kwargs={"low": spec.space.low, "high": spec.space.high},
+            return_log_prob=False,
+            safe=False,
+        )
+
+    def _get_policy_for_collection(
+        self, policy_for_loss: TensorDictModule, group: str, continuous: bool
+    ) -> TensorDictModule:
+        if self.dataset is not None:
+            return policy_for_loss
+        config = self.experiment_config
+        noise = AdditiveGaussianModule(
+            spec=self.action_spec,
+            annealing_num_steps=config.get_exploration_anneal_frames(self.on_policy),
+            action_key=(group, "action"),
+            sigma_init=config.exploration_eps_init,
+            sigma_end=config.exploration_eps_end,
+            device=self.device,
+        )
+        return TensorDictSequential(*policy_for_loss, noise)
+
+    def critic(self, group: str, out_key: str, with_action: bool) -> TensorDictModule:
+        """Build a joint critic of the team from BenchMARL's critic model, writing ``[*B, 1]``."""
+        n_agents = len(self.group_map[group])
+        modules = []
+        if self.state_spec is None:
+            inputs = self.observation_spec[group].clone()
+            if with_action:
+                inputs.update(self.action_spec[group])
+            spec = Composite({group: inputs})
+        else:
+            spec = self.state_spec.clone()
+            if with_action:
+                modules.append(
+                    TensorDictModule(
+                        _join_agents, in_keys=[(group, "action")], out_keys=["global_action"]
+                    )
+                )
+                size = self.action_spec[group, "action"].shape.numel()
+                spec.update({"global_action": Unbounded(shape=(size,))})
+        model = self.critic_model_config.get_model(
+            input_spec=spec,
+            output_spec=Composite({out_key: Unbounded(shape=(1,))}),
+            n_agents=n_agents,
+            centralised=True,
+            input_has_agent_dim=self.state_spec is None,
+            agent_group=group,
+            share_params=True,
+            device=self.device,
+            action_spec=self.action_spec,
+        )
+        return TensorDictSequential(*modules, model)
+
+    # -- optimisation -------------------------------------------------------------------------
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations of the whole run."""
+        return self.experiment_config.get_max_n_iters(self.on_policy)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimiser steps between two looks at the clock."""
+        return self.experiment_config.n_optimizer_steps(self.on_policy)
+
+    def stage(self, loss_name: str) -> tuple[int, int]:
+        """First and last (exclusive) optimiser step in which a loss is trained."""
+        return 0, self.total_iterations * self.steps_per_iteration
+
+    def parameter_group(self, params: Any, lr: float | None) -> list[dict[str, Any]]:
+        """Return parameters with a learning rate of their own (``None``: the experiment's)."""
+        trained = [p for p in params if isinstance(p, torch.nn.Parameter)]
+        return [{"params": trained, **({} if lr is None else {"lr": lr})}]
+
+    def set_team_keys(self, group: str, loss: LossModule) -> None:
+        """Point a loss at the group's entries."""
+        loss.set_keys(action=(group, "action"), reward=(group, "reward"))
+
+
+def _join_agents(action: torch.Tensor) -> torch.Tensor:
+    return action.flatten(-2)
+
+
+@dataclass
+class OfflineAlgorithmConfig(AlgorithmConfig):
+    """Base of the configs: reads our own folder, and turns any misfit into one clear error."""
+
+    @classmethod
+    def get_from_yaml(cls, path: str | None = None):
+        """Load the configuration from yaml.
+
+        Args:
+            path (str, optional): full path of the file; by default the one of this package.
+        """
+        name = cls.associated_class().__name__.lower()
+        file = str(conf_dir() / "algorithm" / f"{name}.yaml") if path is None else path
+        return cls(**_read_yaml_config(file))
+
+    def get_algorithm(self, experiment) -> Algorithm:
+        """Build the algorithm.
+
+        Raises:
+            OfflineRunError: if the dataset or an option does not fit. What the experiment has
+                written so far (its empty folder) is removed again.
+        """
+        try:
+            return super().get_algorithm(experiment)
+        except ValueError as error:
+            _remove_empty_run(experiment)
+            raise OfflineRunError(str(error)) from None
+
+    def __str__(self) -> str:
+        name = self.associated_class().__name__.lower()
+        return f"{name} (which trains continuous actions only)"
+
+    @staticmethod
+    def supports_continuous_actions() -> bool:
+        """Whether continuous actions are supported: they are."""
+        return True
+
+    @staticmethod
+    def supports_discrete_actions() -> bool:
+        """Whether discrete actions are supported: they are not."""
+        return False
+
+    @staticmethod
+    def on_policy() -> bool:
+        """Whether the algorithm is on-policy: no offline algorithm is."""
+        return False
+
+
+def _remove_empty_run(experiment) -> None:
+    folder = experiment.folder_name
+    if experiment.config.restore_file is not None or not folder.is_dir():
+        return
+    if [entry.name for entry in folder.iterdir()] == ["config.pkl"]:
+        (folder / "config.pkl").unlink()
+        folder.rmdir()
+    else:
+        warnings.warn(f"the run did not start; its folder {folder} is left", stacklevel=2)

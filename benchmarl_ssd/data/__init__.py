@@ -1,0 +1,15 @@
+"""Datasets of logged multi-agent experience: their format, their buffers, their recording."""
+
+from benchmarl_ssd.data.buffer import OfflineReplayBuffer
+from benchmarl_ssd.data.dataset import OfflineDataset
+from benchmarl_ssd.data.errors import DatasetError
+from benchmarl_ssd.data.metadata import DatasetMetadata
+from benchmarl_ssd.data.writer import DatasetWriter
+
+__all__ = [
+    "DatasetError",
+    "DatasetMetadata",
+    "DatasetWriter",
+    "OfflineDataset",
+    "OfflineReplayBuffer",
+]

@@ -1,0 +1,86 @@
+"""Returns and lengths of episodes, gathered while transitions stream by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Average rewards over each group's agents, then over groups.
+
+    Args:
+        rewards: ``[T, n, 1]`` for each group.
+
+    Returns:
+        float64 ``[T]``.
+
+    Example:
+        >>> team_reward([torch.tensor([[[1.0], [3.0]]])])
+        tensor([2.], dtype=torch.float64)
+    """
+    means = [reward.double().flatten(1).mean(1) for reward in rewards]
+    return torch.stack(means).mean(0)
+
+
+class EpisodeStatistics:
+    """Gathers the return and the length of every episode.
+
+    Example:
+        >>> statistics = EpisodeStatistics()
+        >>> statistics.add(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([False, True, True]))
+        >>> statistics.summary()[0]["mean"], statistics.summary()[1]["max"]
+        (4.0, 2)
+    """
+
+    def __init__(self) -> None:
+        self._returns: list[torch.Tensor] = []
+        self._lengths: list[torch.Tensor] = []
+
+    def add(self, rewards: torch.Tensor, done: torch.Tensor) -> None:
+        """Take whole episodes.
+
+        Args:
+            rewards: the team's reward, ``[t]``.
+            done: bool ``[t]``, True at each episode's last transition; the last one is True.
+        """
+        ends = done.nonzero().flatten()
+        episode = torch.cumsum(done.long(), 0) - done.long()
+        returns = torch.zeros(len(ends), dtype=torch.float64)
+        self._returns.append(returns.index_add_(0, episode, rewards.double()))
+        self._lengths.append(torch.diff(ends, prepend=ends.new_tensor([-1])))
+
+    @property
+    def returns(self) -> torch.Tensor:
+        """Return of each episode so far, float64 ``[episodes]``."""
+        return torch.cat(self._returns)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Length of each episode so far in steps, int64 ``[episodes]``."""
+        return torch.cat(self._lengths)
+
+    def summary(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Summarise the episodes so far.
+
+        Returns:
+            ``mean, std, min, max, median`` of the returns, and ``mean, min, max`` of the lengths.
+        """
+        returns, lengths = self.returns, self.lengths
+        return (
+            {
+                "mean": returns.mean().item(),
+                "std": returns.std(correction=0).item(),
+                "min": returns.min().item(),
+                "max": returns.max().item(),
+                "median": returns.quantile(0.5).item()
+                if len(returns) < 2**24
+                else returns.median().item(),
+            },
+            {
+                "mean": lengths.double().mean().item(),
+                "min": int(lengths.min()),
+                "max": int(lengths.max()),
+            },
+        )

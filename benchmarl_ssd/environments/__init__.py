@@ -1,0 +1,16 @@
+"""Tasks: environments that BenchMARL can select by name, and the data recipes on them."""
+
+from benchmarl_ssd.environments.common import OfflineTask, SuccessMixin, TaskOptionError
+from benchmarl_ssd.environments.coordination import CoordinationClass, CoordinationTask
+
+tasks: list[type[OfflineTask]] = [CoordinationTask]
+"""The task enums that registration makes known to BenchMARL."""
+
+__all__ = [
+    "CoordinationClass",
+    "CoordinationTask",
+    "OfflineTask",
+    "SuccessMixin",
+    "TaskOptionError",
+    "tasks",
+]

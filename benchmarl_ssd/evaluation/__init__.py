@@ -1,0 +1,1 @@
+"""From runs to numbers and pictures: scores, statistics, figures, reports."""

@@ -1,0 +1,123 @@
+"""What the offline losses of a team share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torchrl.objectives import LossModule
+from torchrl.objectives.utils import _reduce
+
+from benchmarl_ssd.modules import ActionScaler
+
+
+class OfflineLoss(LossModule):
+    """Base of the losses on logged transitions of a group of agents.
+
+    Actions have the shape ``[*B, n, d]`` (batch, agents, action), rewards ``[*B, n, 1]``;
+    ``terminated`` and ``done`` are the team's, ``[*B, 1]``, or every agent's, ``[*B, n, 1]``.
+
+    Args:
+        action_scaler (ActionScaler, optional): maps the task's actions to [-1, 1]; the identity if
+            not given.
+        reduction (str): ``mean``, ``sum`` or ``none`` over the batch.
+
+    Raises:
+        ValueError: if the reduction is unknown.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """The entries a loss reads; each can be renamed with ``set_keys``.
+
+        Attributes:
+            action: joint action of the group.
+            reward: rewards of the agents, under ``next``.
+            done: end of the episode, for whatever reason, under ``next``.
+            terminated: end of the task (not of time), under ``next``.
+            value: output of the state-value network.
+            state_action_value: output of the action-value networks.
+        """
+
+        action: NestedKey = ("agents", "action")
+        reward: NestedKey = ("agents", "reward")
+        done: NestedKey = "done"
+        terminated: NestedKey = "terminated"
+        value: NestedKey = "state_value"
+        state_action_value: NestedKey = "state_action_value"
+
+    tensor_keys: _AcceptedKeys
+    loss_names: tuple[str, ...] = ()
+
+    def __init__(self, action_scaler: ActionScaler | None = None, reduction: str = "mean") -> None:
+        self._in_keys: list[NestedKey] | None = None
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(
+                f"expected reduction to be one of mean, sum, none; found {reduction!r}"
+            )
+        self.reduction = reduction
+        self.action_scaler = action_scaler if action_scaler is not None else ActionScaler()
+
+    # Subclasses that inherit from several losses collect the keys of all of them.
+    def _read_keys(self) -> list[NestedKey]:
+        return [self.tensor_keys.action]
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries that the loss reads."""
+        if self._in_keys is None:
+            keys = [unravel_key(key) for key in self._read_keys()]
+            self._in_keys = list(dict.fromkeys(keys))
+        return self._in_keys
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey]) -> None:
+        self._in_keys = values
+
+    @property
+    def out_keys(self) -> list[NestedKey]:
+        """Entries that the loss writes."""
+        return list(self.loss_names)
+
+    @out_keys.setter
+    def out_keys(self, values: list[NestedKey]) -> None:
+        self.loss_names = tuple(str(value) for value in values)
+
+    def _forward_value_estimator_keys(self, **kwargs) -> None:
+        self._in_keys = None
+
+    def _team_flag(self, flag: Tensor, action: Tensor) -> Tensor:
+        """Turn every agent's flag into the team's: true once it is true for all."""
+        return flag.all(-2) if flag.ndim == action.ndim else flag
+
+    def team_transition(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """View of a transition with the team's reward, done and terminated added under ``next``.
+
+        The team's reward is the mean over its agents, which keeps its scale independent of their
+        number. The input is not changed.
+        """
+        keys = self.tensor_keys
+        action = tensordict.get(keys.action)
+        following = tensordict.get("next").copy()
+        reward = following.get(keys.reward)
+        following.set("team_reward", reward.mean(-2) if reward.ndim == action.ndim else reward)
+        for name, key in (("team_done", keys.done), ("team_terminated", keys.terminated)):
+            following.set(name, self._team_flag(following.get(key), action))
+        return TensorDict({"next": following}, batch_size=tensordict.batch_size)
+
+    def act(self, actor: TensorDictModule, tensordict: TensorDictBase) -> Tensor:
+        """Actions of the actors in [-1, 1], ``[*B, n, d]``, with gradient to ``actor`` only."""
+        observed = tensordict.select(*actor.in_keys, strict=False)
+        return self.action_scaler.scale(actor(observed).get(self.tensor_keys.action))
+
+    def reduce(self, losses: dict[str, Tensor], **metrics: Tensor) -> TensorDictBase:
+        """Gather per-sample losses ``[*B]`` and scalar metrics into the output."""
+        if self.reduction == "none":
+            batch = next(iter(losses.values())).shape
+            return TensorDict(losses, batch_size=batch)
+        reduced = {name: _reduce(loss, self.reduction) for name, loss in losses.items()}
+        return TensorDict({**reduced, **{key: v.detach() for key, v in metrics.items()}})

@@ -1,0 +1,45 @@
+"""The one place that tells BenchMARL and Hydra about our names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import benchmarl.algorithms
+import benchmarl.environments
+from hydra.core.config_store import ConfigStore
+
+from benchmarl_ssd.algorithms import algorithm_config_registry
+from benchmarl_ssd.environments import tasks
+
+
+def register() -> None:
+    """Add our algorithms and tasks to BenchMARL's registries and Hydra's config store.
+
+    Nothing of BenchMARL's own is replaced. Calling it again changes nothing.
+
+    Examples:
+        >>> register()
+        >>> benchmarl.algorithms.algorithm_config_registry["ssd"].__name__
+        'SsdConfig'
+    """
+    store = ConfigStore.instance()
+    for name, config_class in algorithm_config_registry.items():
+        benchmarl.algorithms.algorithm_config_registry[name] = config_class
+        store.store(name=f"{name}_config", group="algorithm", node=config_class)
+    for environment in tasks:
+        for task in environment:
+            _register_task(environment.env_name(), task, store)
+
+
+def _register_task(environment: str, task, store: ConfigStore) -> None:
+    name = task.name.lower()
+    module = importlib.import_module(f"benchmarl_ssd.environments.{environment}.{name}")
+    # BenchMARL looks for a task's config class in a module below its own package. An alias is its
+    # way of extension: without one it warns that options go unchecked.
+    package = f"benchmarl.environments.{environment}"
+    sys.modules.setdefault(package, sys.modules[f"benchmarl_ssd.environments.{environment}"])
+    sys.modules.setdefault(f"{package}.{name}", module)
+    benchmarl.environments.task_config_registry[f"{environment}/{name}"] = task
+    benchmarl.environments._task_class_registry[f"{environment}_{name}"] = module.TaskConfig
+    store.store(name=f"{environment}_{name}_config", group="task", node=module.TaskConfig)

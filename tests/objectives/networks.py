@@ -1,0 +1,72 @@
+"""Small networks and data for the tests of losses."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
+
+from benchmarl_ssd.modules import ConditionalScore
+
+N, OBS, ACT = 3, 4, 2
+OBSERVATION = ("agents", "observation")
+ACTION = ("agents", "action")
+
+
+def join(*entries):
+    return torch.cat([entry.flatten(-2) for entry in entries], -1)
+
+
+def make_actor(observation=OBSERVATION, action=ACTION):
+    net = nn.Sequential(nn.Linear(OBS, 16), nn.Tanh(), nn.Linear(16, ACT), nn.Tanh())
+    return TensorDictModule(net, in_keys=[observation], out_keys=[action])
+
+
+def make_qvalue(observation=OBSERVATION, action=ACTION, out="state_action_value"):
+    net = nn.Sequential(nn.Linear(N * (OBS + ACT), 16), nn.Tanh(), nn.Linear(16, 1))
+    return TensorDictSequential(
+        TensorDictModule(join, in_keys=[observation, action], out_keys=["joint"]),
+        TensorDictModule(net, in_keys=["joint"], out_keys=[out]),
+    )
+
+
+def make_value(observation=OBSERVATION, out="state_value"):
+    net = nn.Sequential(nn.Linear(N * OBS, 16), nn.Tanh(), nn.Linear(16, 1))
+    return TensorDictSequential(
+        TensorDictModule(join, in_keys=[observation], out_keys=["joint"]),
+        TensorDictModule(net, in_keys=["joint"], out_keys=[out]),
+    )
+
+
+def make_score(observation=OBSERVATION, **kwargs):
+    return ConditionalScore.build(
+        N, ACT, N * OBS, [observation], hidden_sizes=(16, 16), **kwargs
+    )
+
+
+def make_data(
+    batch=(8,),
+    action=ACTION,
+    reward=("agents", "reward"),
+    done="done",
+    terminated="terminated",
+    seed=0,
+):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.rand(*batch, *shape, generator=generator)
+
+    data = TensorDict({}, batch_size=batch)
+    data.set(OBSERVATION, random(N, OBS) - 0.5)
+    data.set(action, 2 * random(N, ACT) - 1)
+    data.set(("next", *OBSERVATION), random(N, OBS) - 0.5)
+    ends = random(1)
+    for key, value in (
+        (reward, random(N, 1)),
+        (done, ends < 0.4),
+        (terminated, ends < 0.2),
+    ):
+        data.set(("next", *(key if isinstance(key, tuple) else (key,))), value)
+    return data

@@ -1,0 +1,78 @@
+"""The general loss tests, for each of our losses."""
+
+from __future__ import annotations
+
+from benchmarl_ssd.objectives import BcLoss, JointIQLLoss, ScoreMatchingLoss, SsdLoss
+from loss_tests import DEFAULT_KEYS, LossTests
+from networks import make_actor, make_qvalue, make_score, make_value
+
+
+class TestBc(LossTests):
+    trains = {"loss_actor": "actor_network"}
+    deterministic = ("loss_actor",)
+
+    def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
+        return BcLoss(make_actor(action=keys["action"]), reduction=reduction)
+
+
+class TestJointIQL(LossTests):
+    trains = {"loss_qvalue": "qvalue_network", "loss_value": "value_network"}
+    deterministic = ("loss_qvalue", "loss_value")
+    has_targets = True
+
+    def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
+        return JointIQLLoss(
+            make_qvalue(action=keys["action"], out=keys["state_action_value"]),
+            make_value(out=keys["value"]),
+            reduction=reduction,
+        )
+
+
+class TestScoreMatching(LossTests):
+    trains = {"loss_score": "score_network"}
+    decomposition, order = "sequential", "fixed"
+
+    def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
+        score = make_score(decomposition=self.decomposition, order=self.order)
+        return ScoreMatchingLoss(score, reduction=reduction)
+
+
+class TestScoreMatchingMarginal(TestScoreMatching):
+    decomposition = "marginal"
+
+
+class TestScoreMatchingJoint(TestScoreMatching):
+    decomposition = "joint"
+
+
+class TestScoreMatchingRandomOrder(TestScoreMatching):
+    order = "random"
+
+
+class TestSsd(LossTests):
+    trains = {
+        "loss_score": "score_network",
+        "loss_qvalue": "qvalue_network",
+        "loss_value": "value_network",
+        "loss_actor": "actor_network",
+    }
+    deterministic = ("loss_qvalue", "loss_value")
+    has_targets = True
+    decomposition = "sequential"
+
+    def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
+        return SsdLoss(
+            make_actor(action=keys["action"]),
+            make_score(decomposition=self.decomposition),
+            make_qvalue(action=keys["action"], out=keys["state_action_value"]),
+            make_value(out=keys["value"]),
+            reduction=reduction,
+        )
+
+
+class TestSsdMarginal(TestSsd):
+    decomposition = "marginal"
+
+
+class TestSsdJoint(TestSsd):
+    decomposition = "joint"

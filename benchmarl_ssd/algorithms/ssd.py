@@ -31,7 +31,8 @@ class Ssd(OfflineAlgorithm):
     Args:
         decomposition (str): ``sequential``, ``marginal`` or ``joint``.
         order (str): order of the agents, ``fixed``, ``reversed`` or ``random``.
-        condition (str): what scores are conditioned on, ``state`` or ``observation``.
+        condition (str, optional): what scores are conditioned on besides the prefix, ``state`` or
+            ``observation``; ``None``: ``state`` for the joint score, else ``observation``.
         beta (float): temperature of the extraction, at least 0.
         normalise_q (bool): divide the critic's gradient by its mean norm.
         weighting (str): weight of the noise levels, ``one``, ``sigma2`` or ``alpha_over_sigma``.
@@ -57,7 +58,7 @@ class Ssd(OfflineAlgorithm):
         self,
         decomposition: str,
         order: str,
-        condition: str,
+        condition: str | None,
         beta: float,
         normalise_q: bool,
         weighting: str,
@@ -84,7 +85,7 @@ class Ssd(OfflineAlgorithm):
         self.score_options = {
             "decomposition": decomposition,
             "order": order,
-            "condition": condition,
+            "condition": condition or ("state" if decomposition == "joint" else "observation"),
             "hidden_sizes": list(score_num_cells),
         }
         self.loss_options = {
@@ -171,7 +172,7 @@ class SsdConfig(OfflineAlgorithmConfig):
     dataset: str | None = MISSING
     decomposition: str = MISSING
     order: str = MISSING
-    condition: str = MISSING
+    condition: str | None = MISSING
     beta: float = MISSING
     normalise_q: bool = MISSING
     weighting: str = MISSING

@@ -4,6 +4,16 @@ from benchmarl_ssd.data.buffer import OfflineReplayBuffer
 from benchmarl_ssd.data.dataset import OfflineDataset
 from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.metadata import DatasetMetadata
+from benchmarl_ssd.data.recipes import (
+    Recipe,
+    RecordingSetup,
+    build,
+    get_recipe,
+    register_recipe,
+    resolve,
+)
+from benchmarl_ssd.data.recording import record
+from benchmarl_ssd.data.validation import validate
 from benchmarl_ssd.data.writer import DatasetWriter
 
 __all__ = [
@@ -12,4 +22,12 @@ __all__ = [
     "DatasetWriter",
     "OfflineDataset",
     "OfflineReplayBuffer",
+    "Recipe",
+    "RecordingSetup",
+    "build",
+    "get_recipe",
+    "record",
+    "register_recipe",
+    "resolve",
+    "validate",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.envs import EnvBase, TensorDictPrimer
+from torchrl.envs import Compose, EnvBase, TensorDictPrimer
 from torchrl.envs.utils import step_mdp
 
 from benchmarl_ssd.data.errors import DatasetError
@@ -32,7 +32,7 @@ def observation_keys(env: EnvBase, groups: Mapping[str, Sequence[str]]) -> list[
     Raises:
         DatasetError: if a group sees nothing.
     """
-    hidden = {key for primer in _transforms(env) for key in _as_keys(primer.primers.keys(True, True))}
+    hidden = {key for primer in _primers(env) for key in _as_keys(primer.primers.keys(True, True))}
     keys = [
         key
         for key in _as_keys(env.full_observation_spec.keys(True, True))
@@ -131,21 +131,43 @@ class _Player:
             data = data if acted is None else acted
             # Copied before the step: an environment may write into what it was given.
             row = self._row(data, self.before)
+            self._check_actions(row)
             data = self.env.step(data)
             row["next"] = self._outcome(data["next"], last=len(rows) + 1 == self.max_steps)
             rows.append(row)
             lengths += playing
-            playing = playing & ~row["next", "done"].flatten()
+            finished = row["next", "done"]
+            playing = playing & ~finished.flatten()
             if not playing.any():
                 break
-            data = self.env.maybe_reset(step_mdp(
-                data,
-                reward_keys=self.env.reward_keys,
-                action_keys=self.env.action_keys,
-                done_keys=self.env.done_keys,
-            ))
+            data = self._restart(data, finished)
         steps = torch.stack(rows, 1)
         return steps[torch.arange(len(rows)) < lengths.unsqueeze(1)]
+
+    def _restart(self, data: TensorDictBase, finished: torch.Tensor) -> TensorDictBase:
+        """Move on by a step; instances whose episode is over start another, which goes unseen."""
+        data = step_mdp(
+            data,
+            reward_keys=self.env.reward_keys,
+            action_keys=self.env.action_keys,
+            done_keys=self.env.done_keys,
+        )
+        for key in self.env.done_keys:
+            # An agent that is done waits for its team: without this, it alone would be reset.
+            flag = data.get(key)
+            over = finished.reshape(
+                *self.env.batch_size, *[1] * (flag.ndim - len(self.env.batch_size))
+            )
+            data.set(key, over.to(flag.device).expand_as(flag).clone())
+        return self.env.maybe_reset(data)
+
+    def _check_actions(self, row: TensorDict) -> None:
+        for group in self.groups:
+            if not row[group, "action"].isfinite().all():  # simulators fail on them unclearly
+                raise DatasetError(
+                    f"expected finite actions of group {group!r}, found NaN or infinity from the "
+                    "policy; mend the policy"
+                )
 
     def _row(self, data: TensorDictBase, keys: Sequence[Key]) -> TensorDict:
         row = TensorDict({}, batch_size=[self.instances])
@@ -215,7 +237,10 @@ class _Player:
 
 def _time_limit(env: EnvBase) -> Callable[[], torch.Tensor] | None:
     """Find who knows whether a VMAS episode truly ended: its scenario, asked after a step."""
-    simulator = getattr(_base(env), "_env", None)
+    base = _base(env)
+    if "truncated" in base.done_keys:
+        return None  # this environment tells the two apart itself
+    simulator = getattr(base, "_env", None)
     scenario = getattr(simulator, "scenario", None)
     if hasattr(simulator, "max_steps") and callable(getattr(scenario, "done", None)):
         return scenario.done  # type: ignore[union-attr]
@@ -228,10 +253,11 @@ def _base(env: Any) -> Any:
     return env
 
 
-def _transforms(env: Any) -> list[TensorDictPrimer]:
-    found = []
+def _primers(env: Any) -> list[TensorDictPrimer]:
+    found: list[TensorDictPrimer] = []
     while hasattr(env, "base_env"):
-        found += [t for t in env.transform if isinstance(t, TensorDictPrimer)]
+        transforms = env.transform if isinstance(env.transform, Compose) else [env.transform]
+        found += [t for t in transforms if isinstance(t, TensorDictPrimer)]
         env = env.base_env
     return found
 

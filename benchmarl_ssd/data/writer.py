@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from importlib import metadata as distributions
-from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 
 from benchmarl_ssd.data import checks
 from benchmarl_ssd.data.errors import DatasetError
-from benchmarl_ssd.data.layout import (
-    METADATA_FILE,
-    FileInfo,
-    TensorInfo,
-    index_files,
-    key_name,
-    tensor_file,
-)
+from benchmarl_ssd.data.files import AtomicFolder, TensorFile
+from benchmarl_ssd.data.layout import METADATA_FILE, index_files, key_name, tensor_file
 from benchmarl_ssd.data.metadata import DatasetMetadata
 from benchmarl_ssd.data.statistics import EpisodeStatistics, team_reward
 
@@ -51,34 +40,6 @@ def versions() -> dict[str, str | None]:
         except distributions.PackageNotFoundError:
             found[name.replace("-", "_")] = None
     return dict(sorted(found.items()))
-
-
-class _TensorFile:
-    """One growing ``.memmap`` file and the checksum of what went in."""
-
-    def __init__(self, path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.dtype, self.shape = dtype, shape
-        self._file: BinaryIO = path.open("wb")
-        self._sha256 = hashlib.sha256()
-
-    def append(self, values: torch.Tensor) -> None:
-        raw = values.contiguous().flatten().view(torch.uint8).numpy().data
-        self._file.write(raw)
-        self._sha256.update(raw)
-
-    def finish(self, name: str, length: int) -> TensorInfo:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
-        dtype = str(self.dtype).removeprefix("torch.")
-        shape = (length, *self.shape)
-        return TensorInfo(size, self._sha256.hexdigest(), tensor_file(name), dtype, shape)
-
-    def abandon(self) -> None:
-        with suppress(OSError):
-            self._file.close()
 
 
 class DatasetWriter:
@@ -137,7 +98,6 @@ class DatasetWriter:
         references: Mapping[str, float | None] | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
         self.groups = {group: list(agents) for group, agents in groups.items()}
         self.metadata: DatasetMetadata | None = None
         for group, agents in self.groups.items():
@@ -161,11 +121,12 @@ class DatasetWriter:
             "references": dict(references) if references else None,
             "source": {**(source or {}), "versions": versions()},
         }
-        self._files: dict[str, _TensorFile] = {}
+        self._files: dict[str, TensorFile] = {}
         self._limits: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._statistics = EpisodeStatistics()
         self._counts = dict.fromkeys(("transitions", "episodes", "terminated", "truncated"), 0)
-        self._folder, self._created = self._make_folder()
+        self._finished = False
+        self._folder = AtomicFolder(path)
 
     def extend(self, data: TensorDictBase) -> None:
         """Append whole episodes.
@@ -182,14 +143,23 @@ class DatasetWriter:
                 the chunk before; if a value is NaN or infinite or an action out of bounds; if the
                 last transition ends no episode; if the disk is full.
         """
+        if self._finished:
+            raise DatasetError(
+                f"expected a dataset still being written, found {self._folder.path} finished or "
+                "given up; write a new one"
+            )
         tensors = self._read_chunk(data)
         done = tensors["next/done"].flatten()
         self._check_values(tensors, done)
         ends = done.long()
         tensors["episode"] = self._counts["episodes"] + torch.cumsum(ends, 0) - ends
-        with self._disk_errors():
-            for name, values in tensors.items():
-                self._files[name].append(values)
+        try:
+            with self._folder.disk_errors():
+                for name, values in tensors.items():
+                    self._files[name].append(values)
+        except BaseException:  # some files have the chunk, others not: there is no going on
+            self.abort()
+            raise
         self._statistics.add(
             team_reward([tensors[f"next/{group}/reward"] for group in self.groups]), done
         )
@@ -215,13 +185,14 @@ class DatasetWriter:
                 is full; nothing is left then.
         """
         try:
-            if not self.transitions:
+            if not self.transitions or self._finished:
                 raise DatasetError(
                     "expected at least one episode, found no transitions; nothing was written"
                 )
-            with self._disk_errors():
+            with self._folder.disk_errors():
                 self.metadata = self._finish()
-                self._rename()
+                self._folder.commit()
+                self._finished = True
         except BaseException:
             self.abort()
             raise
@@ -229,12 +200,10 @@ class DatasetWriter:
 
     def abort(self) -> None:
         """Remove everything written so far; does nothing once the dataset is finished."""
+        self._finished = True
         for file in self._files.values():
             file.abandon()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        for folder in self._created:
-            with suppress(OSError):
-                folder.rmdir()
+        self._folder.discard()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -251,16 +220,6 @@ class DatasetWriter:
             self.abort()
 
     # ---------------------------------------------------------------- steps of the above
-
-    def _make_folder(self) -> tuple[Path, list[Path]]:
-        if os.path.lexists(self.path):
-            raise _exists(self.path)
-        missing = [folder for folder in self.path.parents if not folder.exists()]
-        name = f".{self.path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-        folder = self.path.parent / name
-        with self._disk_errors():
-            folder.mkdir(parents=True)
-        return folder, missing
 
     def _read_chunk(self, data: TensorDictBase) -> dict[str, torch.Tensor]:
         if len(data.batch_size) != 1 or not data.batch_size[0]:
@@ -296,10 +255,10 @@ class DatasetWriter:
             dtype = specs[f"{group}/action"][0]
             low, high = (torch.tensor(sides[side], dtype=dtype) for side in ("low", "high"))
             self._limits[group] = (low, high)
-        with self._disk_errors():
+        with self._folder.disk_errors():
             for name, (dtype, shape) in specs.items():
-                path = self._folder / tensor_file(name)
-                self._files[name] = _TensorFile(path, dtype, shape[1:])
+                path = self._folder.folder / tensor_file(name)
+                self._files[name] = TensorFile(path, dtype, shape[1:])
 
     def _check_values(self, tensors: Mapping[str, torch.Tensor], done: torch.Tensor) -> None:
         row = self.transitions
@@ -320,8 +279,7 @@ class DatasetWriter:
         index = {}
         specs = {name: (info.torch_dtype, info.shape) for name, info in tensors.items()}
         for path, content in index_files(specs).items():
-            _write(self._folder / path, content)
-            index[path] = FileInfo(len(content), hashlib.sha256(content).hexdigest())
+            index[path] = self._folder.write(path, content)
         returns, lengths = self._statistics.summary()
         metadata = DatasetMetadata(
             groups=self.groups,
@@ -334,57 +292,8 @@ class DatasetWriter:
             **self._about,  # type: ignore[arg-type]
         )
         metadata.checksum = metadata.total_checksum()
-        _write(self._folder / METADATA_FILE, metadata.to_json().encode())
+        self._folder.write(METADATA_FILE, metadata.to_json().encode())
         return metadata
-
-    def _rename(self) -> None:
-        for folder, _, _ in os.walk(self._folder):
-            _sync_folder(Path(folder))
-        # rename() replaces an empty folder and nothing else: look once more to spare that as well.
-        if os.path.lexists(self.path):
-            raise _exists(self.path)
-        try:
-            self._folder.rename(self.path)
-        except OSError:
-            if os.path.lexists(self.path):
-                raise _exists(self.path) from None
-            raise
-        self._created = []
-        _sync_folder(self.path.parent)
-
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DatasetError(
-                f"cannot write {self.path}: {error.strerror or error}; "
-                "choose a folder with room that can be written; nothing is left of this one"
-            ) from error
-
-
-def _exists(path: Path) -> DatasetError:
-    return DatasetError(
-        f"expected a path where nothing is yet, found {path}; "
-        "datasets are never overwritten: choose another path or remove this one"
-    )
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    # Not every file system can sync a folder; the files themselves are synced.
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _as_list(bound: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from benchmarl_ssd.environments.common import OfflineTask, SuccessMixin, TaskOptionError
 from benchmarl_ssd.environments.coordination import CoordinationClass, CoordinationTask
+from benchmarl_ssd.environments.coordination import recipes as _recipes  # noqa: F401  (registers)
 
 tasks: list[type[OfflineTask]] = [CoordinationTask]
 """The task enums that registration makes known to BenchMARL."""

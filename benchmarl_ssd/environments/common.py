@@ -195,8 +195,8 @@ def last_steps(rollouts: TensorDictBase | Iterable[TensorDictBase]) -> list[Tens
 def balanced_choice(count: int, n_options: int, device: torch.device | None = None) -> Tensor:
     r"""Draw ``count`` options so that each appears equally often, up to one.
 
-    :math:`\lfloor \text{count}/K \rfloor` of each option, the rest distinct and drawn at random,
-    all in random order: a balanced data set instead of a merely fair coin.
+    Every K consecutive draws are a random permutation of the K options. A balanced data set, then,
+    instead of a merely fair coin, and also wherever its recording is cut.
 
     Args:
         count: how many draws.
@@ -210,7 +210,5 @@ def balanced_choice(count: int, n_options: int, device: torch.device | None = No
     >>> int(balanced_choice(10, 2).sum())
     5
     """
-    whole = torch.arange(n_options).repeat(count // n_options)
-    rest = torch.randperm(n_options)[: count % n_options]
-    options = torch.cat([whole, rest])
-    return options[torch.randperm(count)].to(device)
+    blocks = -(-count // n_options)
+    return torch.rand(blocks, n_options).argsort(dim=1).flatten()[:count].to(device)

@@ -61,7 +61,7 @@ class MixtureScore(NoisePredictor):
         )
         rho = log_rho.softmax(-1)
         mean = torch.einsum("nmk,nkd->nmd", rho, self.factor_modes)
-        return ScoreContext(mean, torch.full_like(mean[:, :1], self.noise), log_rho)
+        return ScoreContext(mean, torch.full_like(mean, self.noise), log_rho)
 
     def denoise(self, context: ScoreContext, noised: Tensor, t: Tensor) -> Tensor:
         """See :meth:`NoisePredictor.denoise`."""

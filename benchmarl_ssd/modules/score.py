@@ -59,14 +59,14 @@ class NoisePredictor(nn.Module, ABC):
 class PreconditionedScoreNetwork(NoisePredictor):
     r"""A denoiser that only has to learn what a Gaussian regression leaves unexplained.
 
-    A regression gives each factor's conditional mean :math:`m(c)` and a constant residual scale
-    :math:`s`. Were the residual Gaussian, the optimal prediction would be known; the network
+    A regression gives each factor's conditional mean :math:`m(c)` and the scale :math:`s(c)` of
+    what remains. Were that Gaussian, the optimal prediction would be known; the network
     :math:`G` adds the rest, in units in which its target has variance one:
 
     .. math::
         \epsilon(a^t, t | c) = \frac{\sigma_t r}{v} + \frac{\alpha_t s}{\sqrt v} G\left(
             \frac{r}{\sqrt v}, t, c\right), \qquad
-        r = a^t - \alpha_t m(c), \quad v = \alpha_t^2 s^2 + \sigma_t^2 .
+        r = a^t - \alpha_t m(c), \quad v = \alpha_t^2 s(c)^2 + \sigma_t^2 .
 
     It is the preconditioning of Karras et al. (arXiv 2206.00364) around a regression instead of
     around zero. Unimodal data cost nothing but a regression, and the accuracy of the conditional
@@ -79,7 +79,7 @@ class PreconditionedScoreNetwork(NoisePredictor):
         action_dim (int): size of one factor's action.
         hidden_sizes (sequence of int): widths of the regression, the encoder and the denoiser.
         schedule (VPNoiseSchedule, optional): the noising process.
-        min_scale (float): lower bound of :math:`s`, in units of the scaled action.
+        min_scale (float): lower bound of :math:`s`, in units of the scaled action, in (0, 1].
         device (torch.device, optional): where the parameters live.
 
     Examples:
@@ -88,10 +88,6 @@ class PreconditionedScoreNetwork(NoisePredictor):
         >>> network.denoise(context, torch.zeros(2, 1, 5, 3), torch.full((2, 1, 5, 1), 0.5)).shape
         torch.Size([2, 1, 5, 3])
     """
-
-    # Adam moves a parameter by about its learning rate a step whatever the gradient. The gain lets
-    # log s travel the two or three units it needs within a few hundred steps.
-    _LOG_SCALE_GAIN = 20.0
 
     def __init__(
         self,
@@ -114,34 +110,32 @@ class PreconditionedScoreNetwork(NoisePredictor):
         in_features = condition_dim + 2 * prefix_dim
         width = hidden_sizes[0]
         self.regression = StackedMLP(
-            n_factors, [in_features, *hidden_sizes, action_dim], device=device
+            n_factors, [in_features, *hidden_sizes, 2 * action_dim], device=device
         )
-        self.log_scale = nn.Parameter(torch.zeros(n_factors, 1, action_dim, device=device))
         self.encoder = StackedMLP(
             n_factors, [in_features, *hidden_sizes], activate_last=True, device=device
         )
-        self.from_context = StackedLinear(n_factors, hidden_sizes[-1], width, device=device)
+        self.from_context = StackedLinear(
+            n_factors, hidden_sizes[-1] + 2 * action_dim, 2 * width, device=device
+        )
         n_time = 1 + 2 * _N_TIME_FREQUENCIES
         self.from_noised = StackedLinear(
             n_factors, action_dim + n_time, width, bias=False, device=device
         )
         self.denoiser = StackedMLP(n_factors, [width, *hidden_sizes[1:], action_dim], device=device)
 
-    def reset_parameters(self) -> None:
-        """Forget the fitted residual scale; the layers reset themselves."""
-        nn.init.zeros_(self.log_scale)
-
     def encode(self, condition: Tensor, prefix: Tensor, mask: Tensor) -> ScoreContext:
         """See :meth:`NoisePredictor.encode`."""
         if self.prefix_dim:
             mask = mask.expand(self.n_factors, condition.shape[1], self.prefix_dim)
             condition = torch.cat([condition, prefix * mask, mask], -1)
-        log_scale = self._LOG_SCALE_GAIN * self.log_scale
-        return ScoreContext(
-            mean=self.regression(condition),
-            scale=log_scale.clamp_min(self.log_min_scale).exp(),
-            hidden=self.from_context(self.encoder(condition)),
-        )
+        mean, raw_scale = self.regression(condition).chunk(2, -1)
+        # Between min_scale and 1, the size of the action space, whatever the network says.
+        log_scale = self.log_min_scale * torch.sigmoid(raw_scale - 2.0)
+        # How much is undecided here is the best hint at how far from Gaussian the rest may be.
+        frame = torch.cat([mean, log_scale / self.log_min_scale], -1).detach()
+        hidden = self.from_context(torch.cat([self.encoder(condition), frame], -1))
+        return ScoreContext(mean=mean, scale=log_scale.exp(), hidden=hidden)
 
     def denoise(self, context: ScoreContext, noised: Tensor, t: Tensor) -> Tensor:
         """See :meth:`NoisePredictor.denoise`. No gradient reaches the regression."""
@@ -152,7 +146,8 @@ class PreconditionedScoreNetwork(NoisePredictor):
         variance = alpha**2 * scale**2 + sigma**2
         deviation = variance.sqrt()
         features = torch.cat([residual / deviation, self._time_features(t)], -1)
-        hidden = self.from_noised(features) + context.hidden.unsqueeze(1)
+        gain, shift = context.hidden.unsqueeze(1).chunk(2, -1)
+        hidden = self.from_noised(features) * (1 + gain) + shift
         correction = self.denoiser(nn.functional.silu(hidden))
         return sigma * residual / variance + alpha * scale / deviation * correction
 

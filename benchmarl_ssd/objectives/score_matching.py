@@ -74,7 +74,7 @@ class ScoreMatchingLoss(OfflineLoss):
             denoising = self._denoising_error(action, context)
             # [n_factors, M, d] -> [*B, n, d]: factors and their entries are the joint action's.
             residual = action - context.mean.transpose(0, 1).reshape(action.shape)
-            scale = context.scale.transpose(0, 1).reshape(action.shape[-2:])
+            scale = context.scale.transpose(0, 1).reshape(action.shape)
             standardised = residual.detach() / scale
             fit = residual**2 + 0.5 * standardised**2 + scale.log()
         metrics = {

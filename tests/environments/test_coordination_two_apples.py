@@ -231,6 +231,16 @@ def test_start_states_carry_no_information_on_the_convention():
     assert (starts[0][..., 2:4] == 0).all()
 
 
+def test_one_seed_for_everything_does_not_repeat_random_numbers():
+    """The starts and torch's global generator must not be made of the same random bits."""
+    _, env = make(1000, seed=5, start_jitter=0.5, apple_distance=1.0)
+    env.set_seed(5)
+    torch.manual_seed(5)
+    start = env.reset()["agents", "observation"][:, 0, :2] - torch.tensor([0.0, -0.4])
+    same_stream = 2 * torch.rand(1000, 2) - 1
+    assert (start / 0.5 - same_stream).abs().mean() > 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

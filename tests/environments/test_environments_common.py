@@ -62,9 +62,14 @@ def test_balanced_choice(count, n_options):
     assert (sums / 200 - count / n_options).abs().max() < 4 * 0.5 / 200**0.5
 
 
+def test_balanced_choice_is_balanced_wherever_it_is_cut():
+    prefixes = balanced_choice(30, 3).eq(torch.arange(3)[:, None]).cumsum(1)
+    assert (prefixes.amax(0) - prefixes.amin(0)).max() <= 1
+
+
 def test_balanced_choice_shuffles():
     torch.manual_seed(0)
-    assert len({tuple(balanced_choice(8, 2).tolist()) for _ in range(20)}) > 10
+    assert len({tuple(balanced_choice(8, 2).tolist()) for _ in range(50)}) == 2**4
 
 
 def test_last_steps_of_padded_and_of_unfinished_episodes():

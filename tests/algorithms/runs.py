@@ -1,0 +1,66 @@
+"""Small runs through BenchMARL's real Experiment, for the tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarl.experiment import Experiment, ExperimentConfig
+from benchmarl.models import MlpConfig
+from benchmarl_ssd import conf_dir
+from benchmarl_ssd.algorithms import algorithm_config_registry
+from torch import nn
+
+
+def offline_config(folder: Path, **changes) -> ExperimentConfig:
+    """conf/experiment/offline.yaml, made tiny."""
+    config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
+    tiny = {
+        "max_n_iters": 4,
+        "off_policy_n_optimizer_steps": 3,
+        "off_policy_train_batch_size": 32,
+        "evaluation_interval": 2,
+        "evaluation_episodes": 4,
+        "save_folder": str(folder),
+    }
+    for key, value in {**tiny, **changes}.items():
+        assert hasattr(config, key), key
+        setattr(config, key, value)
+    return config
+
+
+def small_mlp(cells=(32, 32)) -> MlpConfig:
+    return MlpConfig(num_cells=list(cells), layer_class=nn.Linear, activation_class=nn.ReLU)
+
+
+def algorithm_config(name: str, dataset=None, **changes):
+    config = algorithm_config_registry[name].get_from_yaml()
+    config.dataset = None if dataset is None else str(dataset)
+    config.final_evaluation_episodes = 8
+    if name == "ssd":
+        config.score_num_cells = [16, 16]
+    for key, value in changes.items():
+        assert hasattr(config, key), key
+        setattr(config, key, value)
+    return config
+
+
+def make(name, task, folder, dataset=None, seed=0, model=None, experiment=None, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    return Experiment(
+        task=task,
+        algorithm_config=algorithm_config(name, dataset, **changes),
+        model_config=model or small_mlp(),
+        critic_model_config=small_mlp(),
+        seed=seed,
+        config=offline_config(folder, **(experiment or {})),
+    )
+
+
+def summary(experiment) -> dict:
+    return json.loads((experiment.folder_name / "summary.json").read_text())
+
+
+def parameters(experiment) -> dict:
+    return {name: value.clone() for name, value in experiment.losses["agents"].state_dict().items()
+            if hasattr(value, "clone")}

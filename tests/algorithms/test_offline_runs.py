@@ -1,0 +1,315 @@
+"""Offline runs through BenchMARL's own Experiment."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import pytest
+import torch
+from benchmarl.benchmark import Benchmark
+from benchmarl.experiment import Experiment
+from benchmarl.models import GruConfig
+from benchmarl_ssd.algorithms import OfflineRunError, algorithm_config_registry
+from benchmarl_ssd.data import DatasetError
+from benchmarl_ssd.environments import CoordinationTask
+from benchmarl_ssd.environments.coordination import CoordinationClass
+from runs import algorithm_config, make, offline_config, parameters, small_mlp, summary
+from tensordict import TensorDict
+
+ALGORITHMS = sorted(algorithm_config_registry)
+pytestmark = pytest.mark.usefixtures("untouched")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_run_ends_with_a_summary(name, bandit, bandit_data, tmp_path):
+    experiment = make(name, bandit, tmp_path, bandit_data)
+    experiment.run()
+    result = summary(experiment)
+    assert result["algorithm"] == name
+    assert result["task"] == "coordination/bandit"
+    assert result["seed"] == 0
+    assert result["steps"] == 12
+    assert result["train_seconds"] > 0
+    assert result["dataset"]["id"] == "coordination/bandit/modes"
+    assert result["dataset"]["return_mean"] == pytest.approx(1.0, abs=0.01)
+    assert len(result["dataset"]["checksum"]) == 64
+    references = result["dataset"]["references"]
+    for block in (result["final"], result["best"]):
+        assert block["episodes"] == 8
+        assert 0 <= block["success_rate"] <= 1
+        scale = references["expert"] - references["random"]
+        expected = 100 * (block["return_mean"] - references["random"]) / scale
+        assert block["normalised"] == pytest.approx(expected)
+    assert result["best"]["return_mean"] >= result["final"]["return_mean"]
+
+
+def test_default_final_evaluation_is_320_episodes(bandit, bandit_data, tmp_path):
+    experiment = make("bc", bandit, tmp_path, bandit_data, final_evaluation_episodes=None)
+    experiment.run()
+    assert summary(experiment)["final"]["episodes"] == 320
+
+
+@pytest.mark.parametrize("collect_with_grad", [True, False])
+def test_simulator_is_built_for_evaluation_only(bandit, bandit_data, tmp_path, collect_with_grad):
+    built = []
+
+    class Counted(CoordinationClass):
+        def get_env_fun(self, num_envs, continuous_actions, seed, device):
+            make_env = super().get_env_fun(num_envs, continuous_actions, seed, device)
+            return lambda: built.append(num_envs) or make_env()
+
+    task = Counted(name="BANDIT", config=dict(bandit.config))
+    grad = {"collect_with_grad": collect_with_grad}
+    make("ssd", task, tmp_path, bandit_data, experiment=grad).run()
+    assert built == [4]  # evaluation_episodes
+
+
+def test_stages_switch_once_and_only_their_networks_move(bandit, bandit_data, tmp_path):
+    experiment = make("ssd", bandit, tmp_path, bandit_data, pretrain_fraction=0.5)
+    loss, seen = experiment.losses["agents"], []
+    before = parameters(experiment)
+    on_train_end = experiment._on_train_end
+
+    def watch(training_td, group):
+        seen.append({key for key in training_td.keys() if key.startswith("loss")})
+        if len(seen) == 2:
+            now = parameters(experiment)
+            moved = {name.split("_params")[0] for name in now if not now[name].equal(before[name])}
+            assert "actor_network" not in moved
+            assert {"score_network", "qvalue_network", "value_network"} <= moved
+        on_train_end(training_td, group)
+
+    experiment._on_train_end = watch
+    experiment.run()
+    first, second = {"loss_score", "loss_qvalue", "loss_value"}, {"loss_actor"}
+    assert seen == [first, first, second, second]
+    assert loss.step == 12
+    assert loss.progress == 1.0
+
+
+def test_learning_rates_fall_over_each_stage(bandit, bandit_data, tmp_path):
+    experiment = make("ssd", bandit, tmp_path, bandit_data, pretrain_fraction=0.5, score_lr=0.01)
+    rates = []
+    on_train_step = experiment._on_train_step
+
+    def watch(batch, group):
+        optimizers = experiment.optimizers[group]
+        rates.append(
+            [optimizers[name].param_groups[0]["lr"] for name in ("loss_score", "loss_actor")]
+        )
+        return on_train_step(batch, group)
+
+    experiment._on_train_step = watch
+    experiment.run()
+    score, actor = zip(*rates, strict=True)
+    assert score[0] == 0.01
+    assert actor[:7] == (experiment.config.lr,) * 7
+    assert list(score) == sorted(score, reverse=True)
+    assert list(actor) == sorted(actor, reverse=True)
+    assert score[6] == pytest.approx(0, abs=1e-12)
+    assert 0 < actor[-1] < actor[0]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_actors_read_their_own_observation_only(name, two_apples, apples_data, tmp_path):
+    experiment = make(name, two_apples, tmp_path, apples_data, experiment={"max_n_iters": 2})
+    experiment.run()
+    torch.manual_seed(0)
+    n, size = 4, experiment.observation_spec["agents", "observation"].shape[-1]
+    observation = torch.randn(16, n, size)
+
+    def act(values, **more):
+        data = TensorDict({"agents": {"observation": values}, **more}, [16])
+        return experiment.policy(data)["agents", "action"]
+
+    before = act(observation)
+    assert torch.equal(before, act(observation, state=torch.randn(16, 7)))
+    for changed in range(n):
+        other = observation.clone()
+        other[:, changed] += torch.randn(16, size)
+        after = act(other)
+        for agent in range(n):
+            same = torch.equal(before[:, agent], after[:, agent])
+            assert same == (agent != changed)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_evaluation_and_execution_are_without_noise(name, two_apples, apples_data, tmp_path):
+    experiment = make(name, two_apples, tmp_path, apples_data)
+    data = TensorDict({"agents": {"observation": torch.randn(5, 4, 12)}}, [5])
+    actions = [experiment.policy(data.clone())["agents", "action"] for _ in range(2)]
+    assert torch.equal(*actions)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_same_seed_same_run(name, bandit, bandit_data, tmp_path):
+    runs = []
+    for folder in ("a", "b"):
+        experiment = make(name, bandit, tmp_path / folder, bandit_data, seed=3)
+        experiment.run()
+        runs.append((parameters(experiment), summary(experiment)["final"]))
+    (first, final), (second, again) = runs
+    assert final == again
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_resumed_run_ends_where_the_uninterrupted_one_does(name, bandit, bandit_data, tmp_path):
+    whole = make(name, bandit, tmp_path / "whole", bandit_data, experiment={"checkpoint_interval": 1})
+    whole.run()
+    shutil.copytree(whole.folder_name, tmp_path / "cut" / whole.folder_name.name)
+    cut = tmp_path / "cut" / whole.folder_name.name
+    (cut / "summary.json").unlink()
+    resumed = Experiment.reload_from_file(
+        str(cut / "checkpoints" / "checkpoint_2.pt"), {"save_folder": str(tmp_path / "cut")}
+    )
+    assert resumed.n_iters_performed == 2
+    resumed.run()
+    expected, found = parameters(whole), parameters(resumed)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert summary(resumed)["final"] == summary(whole)["final"]
+    assert summary(resumed)["best"] == summary(whole)["best"]
+
+
+def test_checkpoints_hold_no_data_and_need_no_code(bandit, bandit_data, tmp_path):
+    experiment = make(
+        "ssd", bandit, tmp_path, bandit_data, experiment={"exclude_buffer_from_checkpoint": False}
+    )
+    experiment.run()
+    (checkpoint,) = (experiment.folder_name / "checkpoints").iterdir()
+    saved = torch.load(checkpoint, weights_only=True)
+    assert not saved["buffer_agents"]
+
+
+def test_relative_dataset_is_found_again_from_another_folder(
+    bandit, bandit_data, tmp_path, monkeypatch
+):
+    shutil.copytree(bandit_data, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    experiment = make("bc", bandit, tmp_path / "runs", "data")
+    experiment.run()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (checkpoint,) = (experiment.folder_name / "checkpoints").iterdir()
+    again = Experiment.reload_from_file(str(checkpoint))
+    assert again.algorithm.dataset.data_path == tmp_path / "data"
+
+
+def test_normalised_return_is_logged(bandit, bandit_data, tmp_path):
+    experiment = make("bc", bandit, tmp_path, bandit_data)
+    experiment.run()
+    (file,) = experiment.folder_name.rglob("eval_normalised_return.csv")
+    rows = list(csv.reader(file.open()))
+    assert len(rows) == 3  # after iterations 1, 2 and 4
+
+
+def test_benchmark_runs_several(bandit, two_apples, bandit_data, tmp_path):
+    benchmark = Benchmark(
+        algorithm_configs=[algorithm_config(name, bandit_data) for name in ALGORITHMS],
+        model_config=small_mlp(),
+        tasks=[bandit],
+        seeds={0, 1},
+        experiment_config=offline_config(tmp_path, max_n_iters=2),
+    )
+    benchmark.run_sequential()
+    assert len(list(tmp_path.rglob("summary.json"))) == 2 * len(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_path):
+    gru = GruConfig(hidden_size=8, n_layers=1, bias=True, dropout=0.0, compile=False)
+    experiment = make(
+        name,
+        two_apples,
+        tmp_path,
+        apples_data,
+        model=gru,
+        experiment={"max_n_iters": 2, "off_policy_train_batch_size": 50},
+    )
+    batch = experiment.replay_buffers["agents"].sample()
+    assert batch.batch_size == (2, 25)
+    assert batch["is_init"][:, 0].all()
+    experiment.run()
+    assert summary(experiment)["steps"] == 6
+
+
+def test_two_iterations_of_every_decomposition_and_order(bandit, bandit_data, tmp_path):
+    for index, (decomposition, order) in enumerate(
+        [("marginal", "fixed"), ("joint", "fixed"), ("sequential", "reversed"), ("sequential", "random")]
+    ):
+        experiment = make(
+            "ssd", bandit, tmp_path / str(index), bandit_data,
+            decomposition=decomposition, order=order, experiment={"max_n_iters": 2},
+        )
+        experiment.run()
+        assert summary(experiment)["steps"] == 6
+
+
+BAD_OPTIONS = {
+    "decomposition": "chain",
+    "order": "sorted",
+    "condition": "nothing",
+    "beta": -1.0,
+    "weighting": "snr",
+    "t_min": 0.0,
+    "t_max": 1.5,
+    "t_final": 0.01,
+    "t_width": 0.0,
+    "annealing": 2.0,
+    "pretrain_fraction": 1.0,
+    "score_num_cells": [],
+    "n_noise_draws": 0,
+    "n_policy_noise_draws": 0,
+    "num_qvalue_nets": 0,
+    "expectile": 1.0,
+    "loss_function": "l3",
+    "lr_schedule": "linear",
+    "final_evaluation_episodes": 0,
+}
+
+
+@pytest.mark.parametrize("option", BAD_OPTIONS)
+def test_option_out_of_range_is_one_error_and_leaves_nothing(option, bandit, bandit_data, tmp_path):
+    with pytest.raises(OfflineRunError, match="expected") as error:
+        make("ssd", bandit, tmp_path, bandit_data, **{option: BAD_OPTIONS[option]})
+    assert isinstance(error.value, ValueError)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_datasets_are_errors(bandit, two_apples, bandit_data, apples_data, tmp_path):
+    more = CoordinationTask.BANDIT.get_with({"n_agents": 3})
+    for task, data, text in (
+        (bandit, apples_data, "expected a dataset of task coordination/bandit"),
+        (more, bandit_data, "numbers of agents"),
+        (bandit, tmp_path / "nowhere", "expected a dataset's folder or a recipe's id"),
+        (bandit, "coordination/bandit/mode", "coordination/bandit/modes"),
+    ):
+        with pytest.raises(DatasetError, match=text):
+            make("bc", task, tmp_path / "runs", data)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_discrete_tasks_are_a_clear_error(bandit, bandit_data, tmp_path):
+    class Discrete(CoordinationClass):
+        def supports_continuous_actions(self):
+            return False
+
+        def supports_discrete_actions(self):
+            return True
+
+    task = Discrete(name="BANDIT", config=dict(bandit.config))
+    with pytest.raises(ValueError, match="ssd .* continuous actions only.* not compatible"):
+        make("ssd", task, tmp_path, bandit_data)
+
+
+def test_a_run_that_crashes_leaves_the_data_alone(bandit, bandit_data, tmp_path):
+    experiment = make("ssd", bandit, tmp_path, bandit_data)
+
+    def fail(*args):
+        raise RuntimeError("power cut")
+
+    experiment._on_train_end = fail
+    with pytest.raises(RuntimeError, match="power cut"):
+        experiment.run()

@@ -28,6 +28,10 @@ app.command(no_args_is_help=True)(build)
 app.command()(datasets)
 
 
+# What typer returns in place of a KeyboardInterrupt.
+_INTERRUPTED = 130
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(installed_version("benchmarl-ssd"))
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = app(list(arguments) if arguments is not None else None, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was written")
+        code = _INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         _fail(str(error) or type(error).__name__)
     except Exception as error:
@@ -73,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not message:  # no arguments at all: the help has been printed
             sys.exit(1)
         _fail(message)
+    if code == _INTERRUPTED:
+        _fail("interrupted; nothing was written")
     sys.exit(code if isinstance(code, int) else 0)
 
 

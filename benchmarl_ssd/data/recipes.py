@@ -26,7 +26,6 @@ from benchmarl_ssd.data.rollout import Policy
 from benchmarl_ssd.data.validation import validate
 
 ROOT_VARIABLE = "BENCHMARL_SSD_ROOT"
-"""Environment variable that says where recipes' datasets are built."""
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Recipe:
         id: its name, such as ``"coordination/bandit/modes"``.
         description: one sentence for people.
         environment: the BenchMARL environment of its task.
-        name: the task's name in that environment.
+        name: the task's name there.
         make: ``make(seed, config)`` returns a :class:`RecordingSetup`; or where to find it, as
             ``"module:function"``, imported on first use.
         config: the task's options that differ from its defaults; handed to ``make`` as a copy.
@@ -138,12 +137,7 @@ def register_recipe(recipe: Recipe) -> Recipe:
 
 
 def recipes() -> Mapping[str, Recipe]:
-    """Give all recipes by id, read-only.
-
-    Example:
-        >>> all(recipe.id == id for id, recipe in recipes().items())
-        True
-    """
+    """Give all recipes by id, read-only."""
     return MappingProxyType(dict(sorted(_RECIPES.items())))
 
 
@@ -176,10 +170,7 @@ def recipe_path(
     """Tell where a recipe's dataset lies once it is built.
 
     Args:
-        id: the recipe's id.
-        root: the folder for all recipes' datasets; None takes :func:`default_root`.
-        transitions: how many are recorded; None for the recipe's own number.
-        seed: the recording's seed.
+        id, root, transitions, seed: as for :func:`build`.
 
     Raises:
         DatasetError: if there is no such recipe.

@@ -74,6 +74,10 @@ class JointIQLLoss(OfflineLoss):
             raise ValueError(f"expected expectile in (0, 1), found {expectile}")
         if num_qvalue_nets < 1:
             raise ValueError(f"expected num_qvalue_nets of at least 1, found {num_qvalue_nets}")
+        if loss_function not in ("l1", "l2", "smooth_l1"):
+            raise ValueError(
+                f"expected loss_function to be one of l1, l2, smooth_l1; found {loss_function!r}"
+            )
         self.expectile, self.loss_function = expectile, loss_function
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=True

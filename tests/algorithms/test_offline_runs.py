@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,9 +17,30 @@ from benchmarl_ssd.environments import CoordinationTask
 from benchmarl_ssd.environments.coordination import CoordinationClass
 from runs import algorithm_config, make, offline_config, parameters, small_mlp, summary
 from tensordict import TensorDict
+from torch import nn
 
 ALGORITHMS = sorted(algorithm_config_registry)
 pytestmark = pytest.mark.usefixtures("untouched")
+
+
+class Counted(CoordinationClass):
+    """Counts the environments that are really made."""
+
+    built: ClassVar[list[int]] = []
+
+    def get_env_fun(self, num_envs, continuous_actions, seed, device):
+        make_env = super().get_env_fun(num_envs, continuous_actions, seed, device)
+        return lambda: self.built.append(num_envs) or make_env()
+
+
+class Discrete(CoordinationClass):
+    """A task with discrete actions only."""
+
+    def supports_continuous_actions(self):
+        return False
+
+    def supports_discrete_actions(self):
+        return True
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -52,17 +74,11 @@ def test_default_final_evaluation_is_320_episodes(bandit, bandit_data, tmp_path)
 
 @pytest.mark.parametrize("collect_with_grad", [True, False])
 def test_simulator_is_built_for_evaluation_only(bandit, bandit_data, tmp_path, collect_with_grad):
-    built = []
-
-    class Counted(CoordinationClass):
-        def get_env_fun(self, num_envs, continuous_actions, seed, device):
-            make_env = super().get_env_fun(num_envs, continuous_actions, seed, device)
-            return lambda: built.append(num_envs) or make_env()
-
+    Counted.built = []
     task = Counted(name="BANDIT", config=dict(bandit.config))
     grad = {"collect_with_grad": collect_with_grad}
     make("ssd", task, tmp_path, bandit_data, experiment=grad).run()
-    assert built == [4]  # evaluation_episodes
+    assert Counted.built == [4]  # evaluation_episodes
 
 
 def test_stages_switch_once_and_only_their_networks_move(bandit, bandit_data, tmp_path):
@@ -156,7 +172,8 @@ def test_same_seed_same_run(name, bandit, bandit_data, tmp_path):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_resumed_run_ends_where_the_uninterrupted_one_does(name, bandit, bandit_data, tmp_path):
-    whole = make(name, bandit, tmp_path / "whole", bandit_data, experiment={"checkpoint_interval": 1})
+    every = {"checkpoint_interval": 1, "keep_checkpoints_num": None}
+    whole = make(name, bandit, tmp_path / "whole", bandit_data, experiment=every)
     whole.run()
     shutil.copytree(whole.folder_name, tmp_path / "cut" / whole.folder_name.name)
     cut = tmp_path / "cut" / whole.folder_name.name
@@ -218,7 +235,16 @@ def test_benchmark_runs_several(bandit, two_apples, bandit_data, tmp_path):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_path):
-    gru = GruConfig(hidden_size=8, n_layers=1, bias=True, dropout=0.0, compile=False)
+    gru = GruConfig(
+        hidden_size=8,
+        n_layers=1,
+        bias=True,
+        dropout=0.0,
+        compile=False,
+        mlp_num_cells=[8],
+        mlp_layer_class=nn.Linear,
+        mlp_activation_class=nn.ReLU,
+    )
     experiment = make(
         name,
         two_apples,
@@ -292,13 +318,6 @@ def test_wrong_datasets_are_errors(bandit, two_apples, bandit_data, apples_data,
 
 
 def test_discrete_tasks_are_a_clear_error(bandit, bandit_data, tmp_path):
-    class Discrete(CoordinationClass):
-        def supports_continuous_actions(self):
-            return False
-
-        def supports_discrete_actions(self):
-            return True
-
     task = Discrete(name="BANDIT", config=dict(bandit.config))
     with pytest.raises(ValueError, match="ssd .* continuous actions only.* not compatible"):
         make("ssd", task, tmp_path, bandit_data)

@@ -189,7 +189,7 @@ MISTAKES = {
     "no callable": (["--policy", "{policies}:number", "--episodes", "1", *BALANCE], "be called"),
     "bounds": (["--policy", "{policies}:wild", "--episodes", "1", *BALANCE], "actions in [-1, 1]"),
     "nan": (["--policy", "{policies}:nan", "--episodes", "1", *BALANCE], "finite actions"),
-    "no checkpoint": (["--checkpoint", "nowhere.pt", "--episodes", "1"], "found none at nowhere.pt"),
+    "no checkpoint": (["--checkpoint", "nowhere.pt", "--episodes", "1"], "none at nowhere.pt"),
     "no experiment": (["--checkpoint", "{policies}", "--episodes", "1"], "config.pkl"),
     "checkpoint's policy": (
         ["--checkpoint", "{policies}", "--policy", "random", "--episodes", "1"], "with --task only",

@@ -28,7 +28,7 @@ def register() -> None:
         benchmarl.algorithms.algorithm_config_registry[name] = config_class
         store.store(name=f"{name}_config", group="algorithm", node=config_class)
     for environment in tasks:
-        for task in environment:
+        for task in environment.__members__.values():
             _register_task(environment.env_name(), task, store)
 
 

@@ -89,9 +89,7 @@ class OfflineCallback(Callback):
             first, last = self.algorithm.stage(name)
             done = min(max(0.0, (self.steps[group] - first) / max(1, last - first)), 1.0)
             factor = 0.5 * (1 + math.cos(math.pi * done))
-            for part, base in zip(
-                optimizer.param_groups, self._base_lr[group][name], strict=True
-            ):
+            for part, base in zip(optimizer.param_groups, self._base_lr[group][name], strict=True):
                 part["lr"] = base * factor
 
     def on_train_end(self, training_td: TensorDictBase, group: str) -> None:

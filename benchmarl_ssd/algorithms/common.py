@@ -24,7 +24,8 @@ from benchmarl_ssd.algorithms.clock_env import ClockEnv
 from benchmarl_ssd.algorithms.compatibility import check_dataset_fits
 from benchmarl_ssd.algorithms.errors import OfflineRunError
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
-from benchmarl_ssd.data.recipes import resolve
+from benchmarl_ssd.data.recipes import recipes, resolve
+from benchmarl_ssd.environments import changed_options
 from benchmarl_ssd.modules import ActionScaler
 
 
@@ -80,7 +81,15 @@ class OfflineAlgorithm(Algorithm):
                 "experience that this run collects"
             )
             return None
-        dataset = OfflineDataset(resolve(self._restored_path(name)))
+        # A recipe's dataset is built for the options of the task that is about to be trained.
+        task = self.experiment.task
+        known = recipes().get(name)
+        own = known is not None and (known.environment, known.name) == (
+            task.env_name().lower(),
+            task.name.lower(),
+        )
+        config = changed_options(task) if own else None
+        dataset = OfflineDataset(resolve(self._restored_path(name), config=config))
         check_dataset_fits(dataset.metadata, self.experiment)
         return dataset
 
@@ -97,8 +106,8 @@ class OfflineAlgorithm(Algorithm):
         if self.dataset is None:
             return super().get_replay_buffer(group, transforms)
         device = "cpu" if self.buffer_device == "disk" else self.buffer_device
-        length = int(self.dataset.metadata.episode_length["min"]) if self.has_rnn else None
         batch_size = self.experiment_config.train_minibatch_size(self.on_policy)
+        length = self._sequence_length() if self.has_rnn else None
         return OfflineReplayBuffer(
             self.dataset,
             group,
@@ -107,6 +116,11 @@ class OfflineAlgorithm(Algorithm):
             sequence_length=length,
             transform=Compose(*transforms) if transforms else None,
         )
+
+    def _sequence_length(self) -> int:
+        # Most episodes in full: shorter ones are left out of the windows, with a warning.
+        assert self.dataset is not None
+        return max(1, int(self.dataset.metadata.episode_length["mean"]))
 
     def process_env_fun(self, env_fun):
         """Replace the training environment, and only that, when there is a dataset."""
@@ -137,9 +151,7 @@ class OfflineAlgorithm(Algorithm):
         n_agents = len(self.group_map[group])
         spec = self.action_spec[group, "action"]
         actor = model_config.get_model(
-            input_spec=Composite(
-                {group: self.observation_spec[group].clone().to(self.device)}
-            ),
+            input_spec=Composite({group: self.observation_spec[group].clone().to(self.device)}),
             output_spec=Composite(
                 {group: Composite({"param": Unbounded(shape=spec.shape)}, shape=(n_agents,))}
             ),

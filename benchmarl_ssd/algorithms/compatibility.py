@@ -78,6 +78,4 @@ def _warn_other_options(logged: dict[str, Any], now: dict[str, Any]) -> None:
     }
     if other:
         listed = ", ".join(f"{key}: {was!r} then, {is_!r} now" for key, (was, is_) in other.items())
-        warnings.warn(
-            f"the dataset was recorded with other task options ({listed})", stacklevel=2
-        )
+        warnings.warn(f"the dataset was recorded with other task options ({listed})", stacklevel=2)

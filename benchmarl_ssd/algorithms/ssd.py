@@ -82,13 +82,13 @@ class Ssd(OfflineAlgorithm):
         if not 0 < pretrain_fraction < 1:
             raise ValueError(f"expected pretrain_fraction in (0, 1), found {pretrain_fraction}")
         self.pretrain_fraction = pretrain_fraction
-        self.score_options = {
+        self.score_options: dict[str, Any] = {
             "decomposition": decomposition,
             "order": order,
             "condition": condition or ("state" if decomposition == "joint" else "observation"),
             "hidden_sizes": list(score_num_cells),
         }
-        self.loss_options = {
+        self.loss_options: dict[str, Any] = {
             "beta": beta,
             "normalise_q": normalise_q,
             "weighting": weighting,
@@ -115,7 +115,9 @@ class Ssd(OfflineAlgorithm):
         first, last = super().stage(loss_name)
         if self.pretrain_steps is None:
             return first, last
-        return (self.pretrain_steps, last) if loss_name == "loss_actor" else (0, self.pretrain_steps)
+        return (
+            (self.pretrain_steps, last) if loss_name == "loss_actor" else (0, self.pretrain_steps)
+        )
 
     def score(self, group: str) -> ConditionalScore:
         """Build the conditional scores of a group."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import hashlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +115,24 @@ class Recipe:
             seed: the recording's seed.
         """
         count = self.transitions if transitions is None else transitions
-        return f"v{self.version}-{count}-transitions-seed-{seed}"
+        options = "".join(f"-{key}={self.config[key]}" for key in sorted(self.config))
+        # Options are part of the name, shortened to a digest where they would not make a good one.
+        if len(options) > 60 or not re.fullmatch(r"[-\w.=]*", options):
+            options = f"-{hashlib.sha256(options.encode()).hexdigest()[:12]}"
+        return f"v{self.version}-{count}-transitions-seed-{seed}{options}"
+
+    def configured(self, config: Mapping[str, Any] | None) -> Recipe:
+        """Give the same recipe for other options of its task.
+
+        Args:
+            config: options by name, which replace the recipe's own; None changes nothing.
+
+        Example:
+            >>> recipe = Recipe("toy/left", "Always left.", "toy", "left", make="toy.recipes:left")
+            >>> recipe.configured({"n_agents": 8}).folder_name(1000)
+            'v1-1000-transitions-seed-0-n_agents=8'
+        """
+        return dataclasses.replace(self, config={**self.config, **(config or {})})
 
 
 _RECIPES: dict[str, Recipe] = {}
@@ -166,6 +186,7 @@ def recipe_path(
     root: str | os.PathLike[str] | None = None,
     transitions: int | None = None,
     seed: int = 0,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Tell where a recipe's dataset lies once it is built.
 
@@ -175,7 +196,7 @@ def recipe_path(
     Raises:
         DatasetError: if there is no such recipe.
     """
-    recipe = get_recipe(id)
+    recipe = get_recipe(id).configured(config)
     folder = default_root() if root is None else Path(root).expanduser()
     return folder.joinpath(*id.split("/")) / recipe.folder_name(transitions, seed)
 
@@ -186,6 +207,7 @@ def build(
     transitions: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Build a recipe's dataset, unless it is there already.
 
@@ -198,6 +220,8 @@ def build(
             recipe's own number.
         seed: the recording's seed, >= 0.
         progress: whether to draw a progress bar on stderr, if that is a terminal.
+        config: options of the recipe's task that differ from its defaults, such as
+            ``{"n_agents": 8}``.
 
     Returns:
         The dataset's folder.
@@ -206,13 +230,13 @@ def build(
         DatasetError: if there is no such recipe, a number is out of range, or what is there
             already is damaged.
     """
-    recipe = get_recipe(id)
+    recipe = get_recipe(id).configured(config)
     count = recipe.transitions if transitions is None else transitions
     if count < 1 or seed < 0:
         raise DatasetError(
             f"expected transitions of at least 1 and a seed of at least 0, found {count} and {seed}"
         )
-    path = recipe_path(id, root, count, seed)
+    path = recipe_path(id, root, count, seed, config)
     if not path.exists():
         try:
             _record(recipe, path, count, seed, progress)
@@ -222,12 +246,17 @@ def build(
     return _checked(path)
 
 
-def resolve(dataset: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Path:
+def resolve(
+    dataset: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
     """Find a dataset by folder or by recipe; a recipe's dataset is built on first use.
 
     Args:
         dataset: a dataset's folder or a recipe's id.
         root: where recipes' datasets lie; None takes :func:`default_root`.
+        config: options of a recipe's task that differ from its defaults.
 
     Returns:
         The dataset's folder.
@@ -243,10 +272,10 @@ def resolve(dataset: str | os.PathLike[str], root: str | os.PathLike[str] | None
             f"expected a dataset's folder or a recipe's id, found {name!r}: there is no such "
             f"folder, and {_known(name)}"
         )
-    built = recipe_path(name, root)
+    built = recipe_path(name, root, config=config)
     if not built.exists():
         print(f"building the dataset of recipe {name} in {built} (once)", flush=True)
-    return build(name, root)
+    return build(name, root, config=config)
 
 
 def _record(recipe: Recipe, path: Path, transitions: int, seed: int, progress: bool) -> None:

@@ -1,6 +1,11 @@
 """Tasks: environments that BenchMARL can select by name, and the data recipes on them."""
 
-from benchmarl_ssd.environments.common import OfflineTask, SuccessMixin, TaskOptionError
+from benchmarl_ssd.environments.common import (
+    OfflineTask,
+    SuccessMixin,
+    TaskOptionError,
+    changed_options,
+)
 from benchmarl_ssd.environments.coordination import CoordinationClass, CoordinationTask
 from benchmarl_ssd.environments.coordination import recipes as _recipes  # noqa: F401  (registers)
 
@@ -13,5 +18,6 @@ __all__ = [
     "OfflineTask",
     "SuccessMixin",
     "TaskOptionError",
+    "changed_options",
     "tasks",
 ]

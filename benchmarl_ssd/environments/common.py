@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarl.environments import task_config_registry
 from benchmarl.environments.common import Task, TaskClass
 from benchmarl.utils import _read_yaml_config
 from tensordict import TensorDictBase
@@ -147,6 +148,21 @@ class OfflineTask(Task):
             mend=f"Missing: {sorted(known - set(config))}, unknown: {sorted(set(config) - known)}.",
         )
         return super().get_task(config=dict(config_class(**config).__dict__))
+
+
+def changed_options(task: TaskClass) -> dict[str, Any]:
+    """Return the options of a task that differ from its yaml, or nothing if it has none.
+
+    Args:
+        task: any task of BenchMARL's registry.
+
+    >>> from benchmarl_ssd.environments.coordination import CoordinationTask
+    >>> changed_options(CoordinationTask.BANDIT.get_with({"n_agents": 8}))
+    {'n_agents': 8}
+    """
+    known = task_config_registry.get(f"{task.env_name()}/{task.name}".lower())
+    defaults = known.get_from_yaml().config if known is not None else task.config
+    return {key: value for key, value in task.config.items() if defaults.get(key) != value}
 
 
 class SuccessMixin:

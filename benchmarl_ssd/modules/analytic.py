@@ -34,6 +34,10 @@ class MixtureScore(NoisePredictor):
         tensor([0.0000, 0.8000])
     """
 
+    modes: Tensor
+    factor_modes: Tensor
+    log_weights: Tensor
+
     def __init__(
         self,
         modes: Tensor,

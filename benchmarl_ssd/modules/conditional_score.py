@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -186,9 +187,7 @@ class ConditionalScore(TensorDictModuleBase):
         if self.condition_on == "observation":
             rows = torch.cat([leaf.flatten(batch_dims + 1) for leaf in leaves], -1)
             return rows.reshape(-1, self.n_agents, rows.shape[-1]).transpose(0, 1)
-        rows = torch.cat(
-            [leaf.reshape(*leaf.shape[:batch_dims], -1) for leaf in leaves], -1
-        )
+        rows = torch.cat([leaf.reshape(*leaf.shape[:batch_dims], -1) for leaf in leaves], -1)
         return rows.reshape(1, -1, rows.shape[-1]).expand(self.n_factors, -1, -1)
 
     def predict(self, context: ScoreContext, noised: Tensor, t: Tensor) -> Tensor:
@@ -240,7 +239,7 @@ class ConditionalScore(TensorDictModuleBase):
         for turn in range(int(rank.max()) + 1):
             context = self.encode(tensordict, action, mask)
             x = torch.randn_like(action)
-            for t, s in zip(level[:-1], level[1:], strict=True):
+            for t, s in pairwise(level):
                 times = t.expand(1, *batch, self.n_factors, 1)
                 noise = self.predict(context, x.unsqueeze(0), times).squeeze(0)
                 clean = (x - self.schedule.sigma(t) * noise) / self.schedule.alpha(t)

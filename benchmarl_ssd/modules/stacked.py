@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +83,7 @@ class StackedMLP(nn.Sequential):
     ) -> None:
         layers: list[nn.Module] = []
         last = len(sizes) - 2
-        for index, (in_features, out_features) in enumerate(
-            zip(sizes[:-1], sizes[1:], strict=True)
-        ):
+        for index, (in_features, out_features) in enumerate(pairwise(sizes)):
             layers.append(StackedLinear(n, in_features, out_features, device=device))
             if index < last or activate_last:
                 layers.append(nn.SiLU())

@@ -60,7 +60,9 @@ class JointIQLLoss(OfflineLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(action_scaler, reduction)
-        self._set_up_critic(qvalue_network, value_network, num_qvalue_nets, expectile, loss_function)
+        self._set_up_critic(
+            qvalue_network, value_network, num_qvalue_nets, expectile, loss_function
+        )
 
     def _set_up_critic(
         self,

@@ -187,7 +187,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
 
     @torch.no_grad()
     def _score_gradient(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
-        """Return w(t) (eps - z) at the noised policy action, averaged over draws, ``[*B, n, d]``."""
+        """Return w(t) (eps - z) at the noised policy action, mean over draws, ``[*B, n, d]``."""
         score, draws = self.score_network, self.n_policy_noise_draws
         low, high = self.window(self.progress)
         shape = (draws, *action.shape[:-2], score.n_factors, 1)
@@ -206,13 +206,13 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
         """Return the losses of the current stage."""
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
-        everything = self.pretrain_steps is None
-        if everything or self.step < self.pretrain_steps:
+        pretrain = self.pretrain_steps
+        if pretrain is None or self.step < pretrain:
             for name in ("score", "qvalue", "value"):
                 loss, more = getattr(self, f"{name}_loss")(tensordict)
                 losses[f"loss_{name}"] = loss
                 metrics.update(more)
-        if everything or self.step >= self.pretrain_steps:
+        if pretrain is None or self.step >= pretrain:
             losses["loss_actor"], more = self.actor_loss(tensordict)
             metrics.update(more)
         if self.training:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments import CoordinationTask
 
@@ -29,17 +30,17 @@ def apples_data(tmp_path_factory) -> Path:
     return build("coordination/two_apples/coin-flip", root=root, transitions=2500, progress=False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def bandit():
     return CoordinationTask.BANDIT.get_from_yaml()
 
 
-@pytest.fixture()
+@pytest.fixture
 def two_apples():
     return CoordinationTask.TWO_APPLES.get_from_yaml()
 
 
-@pytest.fixture()
+@pytest.fixture
 def untouched(bandit_data, apples_data):
     """The users' folders are byte-identical before and after whatever the test does."""
     before = [fingerprint(folder) for folder in (bandit_data, apples_data)]

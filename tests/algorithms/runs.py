@@ -7,9 +7,10 @@ from pathlib import Path
 
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import MlpConfig
+from torch import nn
+
 from benchmarl_ssd import conf_dir
 from benchmarl_ssd.algorithms import algorithm_config_registry
-from torch import nn
 
 
 def offline_config(folder: Path, **changes) -> ExperimentConfig:
@@ -62,5 +63,8 @@ def summary(experiment) -> dict:
 
 
 def parameters(experiment) -> dict:
-    return {name: value.clone() for name, value in experiment.losses["agents"].state_dict().items()
-            if hasattr(value, "clone")}
+    return {
+        name: value.clone()
+        for name, value in experiment.losses["agents"].state_dict().items()
+        if hasattr(value, "clone")
+    }

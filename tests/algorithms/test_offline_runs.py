@@ -11,13 +11,14 @@ import torch
 from benchmarl.benchmark import Benchmark
 from benchmarl.experiment import Experiment
 from benchmarl.models import GruConfig
+from runs import algorithm_config, make, offline_config, parameters, small_mlp, summary
+from tensordict import TensorDict
+from torch import nn
+
 from benchmarl_ssd.algorithms import OfflineRunError, algorithm_config_registry
 from benchmarl_ssd.data import DatasetError
 from benchmarl_ssd.environments import CoordinationTask
 from benchmarl_ssd.environments.coordination import CoordinationClass
-from runs import algorithm_config, make, offline_config, parameters, small_mlp, summary
-from tensordict import TensorDict
-from torch import nn
 
 ALGORITHMS = sorted(algorithm_config_registry)
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -88,7 +89,7 @@ def test_stages_switch_once_and_only_their_networks_move(bandit, bandit_data, tm
     on_train_end = experiment._on_train_end
 
     def watch(training_td, group):
-        seen.append({key for key in training_td.keys() if key.startswith("loss")})
+        seen.append({key for key in training_td.keys(True) if key.startswith("loss")})
         if len(seen) == 2:
             now = parameters(experiment)
             moved = {name.split("_params")[0] for name in now if not now[name].equal(before[name])}
@@ -262,11 +263,21 @@ def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_pa
 
 def test_two_iterations_of_every_decomposition_and_order(bandit, bandit_data, tmp_path):
     for index, (decomposition, order) in enumerate(
-        [("marginal", "fixed"), ("joint", "fixed"), ("sequential", "reversed"), ("sequential", "random")]
+        [
+            ("marginal", "fixed"),
+            ("joint", "fixed"),
+            ("sequential", "reversed"),
+            ("sequential", "random"),
+        ]
     ):
         experiment = make(
-            "ssd", bandit, tmp_path / str(index), bandit_data,
-            decomposition=decomposition, order=order, experiment={"max_n_iters": 2},
+            "ssd",
+            bandit,
+            tmp_path / str(index),
+            bandit_data,
+            decomposition=decomposition,
+            order=order,
+            experiment={"max_n_iters": 2},
         )
         experiment.run()
         assert summary(experiment)["steps"] == 6
@@ -319,7 +330,7 @@ def test_wrong_datasets_are_errors(bandit, two_apples, bandit_data, apples_data,
 
 def test_discrete_tasks_are_a_clear_error(bandit, bandit_data, tmp_path):
     task = Discrete(name="BANDIT", config=dict(bandit.config))
-    with pytest.raises(ValueError, match="ssd .* continuous actions only.* not compatible"):
+    with pytest.raises(ValueError, match=r"ssd .* continuous actions only.* not compatible"):
         make("ssd", task, tmp_path, bandit_data)
 
 

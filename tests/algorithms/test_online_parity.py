@@ -18,9 +18,11 @@ from benchmarl.environments import PettingZooTask, VmasTask
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GnnConfig, GruConfig, LstmConfig, MlpConfig
 from benchmarl.models.common import SequenceModelConfig
+from torch import nn
+from torchrl.record import CSVLogger
+
 from benchmarl_ssd.algorithms import algorithm_config_registry
 from benchmarl_ssd.environments import CoordinationTask
-from torch import nn
 
 ALGORITHMS = sorted(algorithm_config_registry)
 EVERY_ALGORITHM = pytest.mark.parametrize("name", ALGORITHMS)
@@ -84,7 +86,7 @@ def spread():
     return task
 
 
-@pytest.fixture()
+@pytest.fixture
 def config(tmp_path) -> ExperimentConfig:
     """BenchMARL's base_experiment.yaml, made as tiny as in BenchMARL's tests."""
     config = ExperimentConfig.get_from_yaml()
@@ -166,7 +168,8 @@ def test_runs_online_and_says_so(name, task, config, capsys):
 
 @EVERY_ALGORITHM
 def test_what_is_stored_is_what_was_collected(name, config):
-    """Exploration is in the data, and only there."""
+    """Exploration is in the data, not in the actor that learns."""
+    config.exploration_anneal_frames = 10_000
     experiment = experiment_of(name, balance(), config)
     experiment.run()
     buffer = experiment.replay_buffers["agents"]
@@ -263,13 +266,6 @@ def test_models_of_actor_and_critic(name, model, config):
 
 
 @EVERY_ALGORITHM
-def test_recurrent_critic_beside_a_feedforward_actor(name, config):
-    experiment = experiment_of(name, balance(), config, mlps(), gru())
-    experiment.run()
-    check_finished(experiment)
-
-
-@EVERY_ALGORITHM
 def test_recurrent_models_on_a_task_with_a_state(name, config):
     config.share_policy_params = False
     config.max_n_iters = 1
@@ -280,15 +276,20 @@ def test_recurrent_models_on_a_task_with_a_state(name, config):
 
 
 @EVERY_ALGORITHM
-@pytest.mark.parametrize("task", [CoordinationTask.BANDIT, CoordinationTask.TWO_APPLES])
-def test_our_own_tasks_collect_and_render(name, task, config):
+def test_our_own_tasks_collect_and_render(name, config, monkeypatch):
+    videos = []
+    # Frames are ours; the file that the logger makes of them needs a torchvision that fits torch.
+    monkeypatch.setattr(CSVLogger, "log_video", lambda self, tag, video, **_: videos.append(video))
     config.render = True
     config.max_n_iters = 1
-    experiment = experiment_of(name, task.get_from_yaml(), config)
-    experiment.run()
-    check_finished(experiment, iterations=1)
-    videos = list(experiment.folder_name.rglob("videos/*"))
-    assert len(videos) == (task is CoordinationTask.TWO_APPLES)  # one step is no video
+    for task in (CoordinationTask.BANDIT, CoordinationTask.TWO_APPLES):
+        experiment = experiment_of(name, task.get_from_yaml(), config)
+        experiment.run()
+        check_finished(experiment, iterations=1)
+    (video,) = videos  # the bandit's single step is none
+    assert video.dtype == torch.uint8
+    assert video.shape[:3] == (1, 24, 3)  # of 25 steps BenchMARL leaves the last out
+    assert (video[0, 0] != video[0, -1]).any()
 
 
 @pytest.mark.parametrize("algorithm", ["mappo", "maddpg"])

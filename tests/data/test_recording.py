@@ -33,7 +33,7 @@ class Corridor(EnvBase):
         team_reward: whether there is one reward for both walkers.
     """
 
-    groups = {"walkers": ["left", "right"]}  # noqa: RUF012
+    groups = {"walkers": ["left", "right"]}
 
     def __init__(self, batch_size=(), flags="root", team_reward=False):
         super().__init__(batch_size=torch.Size(batch_size))

@@ -32,7 +32,8 @@ def test_time_of_inverts_sigma(sigma):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"beta_min": 0.0}, {"beta_min": 2.0, "beta_max": 1.0}, {"t_min": 0.0}, {"t_min": 1.0}]
+    "kwargs",
+    [{"beta_min": 0.0}, {"beta_min": 2.0, "beta_max": 1.0}, {"t_min": 0.0}, {"t_min": 1.0}],
 )
 def test_bad_schedules_are_errors(kwargs):
     with pytest.raises(ValueError, match="expected"):

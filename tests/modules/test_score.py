@@ -48,9 +48,10 @@ def test_mixture_score_is_the_gradient_of_the_noised_log_density(joint):
             log_w = log_w.log_softmax(-1)
             offset = noised[factor, 0, :, None] - alpha * centres[:, factor]
             variance = alpha**2 * noise**2 + sigma**2
-            log_density = log_density + torch.logsumexp(
-                log_w - (offset**2).sum(-1) / (2 * variance), -1
-            ).sum()
+            log_density = (
+                log_density
+                + torch.logsumexp(log_w - (offset**2).sum(-1) / (2 * variance), -1).sum()
+            )
         (score,) = torch.autograd.grad(log_density, noised)
         torch.testing.assert_close(net.denoise(context, noised, times), -sigma * score)
 
@@ -183,8 +184,8 @@ def test_learned_scores_of_a_gaussian_match_the_closed_form(seed):
             gain = torch.linalg.solve(covariance[:agent, :agent], covariance[:agent, agent])
             centre = mean[agent] + prefix @ gain
             variance = covariance[agent, agent] - covariance[agent, :agent] @ gain
-            exact = sigma * (noised[:, agent, 0] - alpha * centre) / (
-                alpha**2 * variance + sigma**2
+            exact = (
+                sigma * (noised[:, agent, 0] - alpha * centre) / (alpha**2 * variance + sigma**2)
             )
             error = (learned[:, agent] - exact).norm() / exact.norm()
             assert error < 0.1, (agent, sigma, float(error))
@@ -198,7 +199,9 @@ def test_samples_of_the_chain_are_played_modes(order):
     which = torch.arange(20_000) % 2
     actions = (modes[which, None].expand(-1, n) + 0.05 * torch.randn(20_000, n)).unsqueeze(-1)
     build = {"hidden_sizes": (64, 64)}
-    chain = train_score(actions, ConditionalScore.build(n, 1, n, [OBSERVATION], order=order, **build))
+    chain = train_score(
+        actions, ConditionalScore.build(n, 1, n, [OBSERVATION], order=order, **build)
+    )
     apart = train_score(
         actions, ConditionalScore.build(n, 1, n, [OBSERVATION], decomposition="marginal", **build)
     )

@@ -6,12 +6,11 @@ import copy
 
 import pytest
 import torch
+from networks import make_data
 from tensordict import TensorDict
 from tensordict.nn import TensorDictParams
 from tensordict.utils import unravel_key
 from torchrl.objectives import SoftUpdate
-
-from networks import make_data
 
 DEFAULT_KEYS = {
     "action": ("agents", "action"),

@@ -40,9 +40,7 @@ def make_value(observation=OBSERVATION, out="state_value"):
 
 
 def make_score(observation=OBSERVATION, **kwargs):
-    return ConditionalScore.build(
-        N, ACT, N * OBS, [observation], hidden_sizes=(16, 16), **kwargs
-    )
+    return ConditionalScore.build(N, ACT, N * OBS, [observation], hidden_sizes=(16, 16), **kwargs)
 
 
 def make_data(

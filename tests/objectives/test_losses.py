@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarl_ssd.objectives import BcLoss, JointIQLLoss, ScoreMatchingLoss, SsdLoss
 from loss_tests import DEFAULT_KEYS, LossTests
 from networks import make_actor, make_qvalue, make_score, make_value
+
+from benchmarl_ssd.objectives import BcLoss, JointIQLLoss, ScoreMatchingLoss, SsdLoss
 
 
 class TestBc(LossTests):

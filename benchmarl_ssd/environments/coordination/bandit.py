@@ -44,12 +44,12 @@ HIGHEST_LEVEL = 0.8
 class TaskConfig:
     """Options of ``coordination/bandit``; see ``conf/task/coordination/bandit.yaml``."""
 
-    max_steps: int = MISSING  # type: ignore[assignment]
-    n_agents: int = MISSING  # type: ignore[assignment]
-    n_modes: int = MISSING  # type: ignore[assignment]
-    noise: float = MISSING  # type: ignore[assignment]
-    tolerance: float = MISSING  # type: ignore[assignment]
-    mode_seed: int = MISSING  # type: ignore[assignment]
+    max_steps: int = MISSING
+    n_agents: int = MISSING
+    n_modes: int = MISSING
+    noise: float = MISSING
+    tolerance: float = MISSING
+    mode_seed: int = MISSING
 
     def __post_init__(self) -> None:
         require_int("n_agents", self.n_agents, minimum=2)

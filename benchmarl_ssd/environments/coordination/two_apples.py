@@ -46,13 +46,13 @@ from benchmarl_ssd.environments.vmas_env import TimeLimitedVmasEnv
 class TaskConfig:
     """Options of ``coordination/two_apples``; see ``conf/task/coordination/two_apples.yaml``."""
 
-    max_steps: int = MISSING  # type: ignore[assignment]
-    n_agents: int = MISSING  # type: ignore[assignment]
-    noise: float = MISSING  # type: ignore[assignment]
-    start_jitter: float = MISSING  # type: ignore[assignment]
-    apple_distance: float = MISSING  # type: ignore[assignment]
-    apple_radius: float = MISSING  # type: ignore[assignment]
-    mirrored: bool = MISSING  # type: ignore[assignment]
+    max_steps: int = MISSING
+    n_agents: int = MISSING
+    noise: float = MISSING
+    start_jitter: float = MISSING
+    apple_distance: float = MISSING
+    apple_radius: float = MISSING
+    mirrored: bool = MISSING
 
     def __post_init__(self) -> None:
         require_int("max_steps", self.max_steps, minimum=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import benchmarl.algorithms
 import benchmarl.environments
@@ -18,6 +19,9 @@ def register() -> None:
 
     Nothing of BenchMARL's own is replaced. Calling it again changes nothing.
 
+    Raises:
+        ImportError: if BenchMARL, or another package, already has something else of that name.
+
     Examples:
         >>> register()
         >>> benchmarl.algorithms.algorithm_config_registry["ssd"].__name__
@@ -25,7 +29,7 @@ def register() -> None:
     """
     store = ConfigStore.instance()
     for name, config_class in algorithm_config_registry.items():
-        benchmarl.algorithms.algorithm_config_registry[name] = config_class
+        _add(benchmarl.algorithms.algorithm_config_registry, name, config_class)
         store.store(name=f"{name}_config", group="algorithm", node=config_class)
     for environment in tasks:
         for task in environment.__members__.values():
@@ -40,6 +44,13 @@ def _register_task(environment: str, task, store: ConfigStore) -> None:
     package = f"benchmarl.environments.{environment}"
     sys.modules.setdefault(package, sys.modules[f"benchmarl_ssd.environments.{environment}"])
     sys.modules.setdefault(f"{package}.{name}", module)
-    benchmarl.environments.task_config_registry[f"{environment}/{name}"] = task
-    benchmarl.environments._task_class_registry[f"{environment}_{name}"] = module.TaskConfig
+    _add(benchmarl.environments.task_config_registry, f"{environment}/{name}", task)
+    _add(benchmarl.environments._task_class_registry, f"{environment}_{name}", module.TaskConfig)
     store.store(name=f"{environment}_{name}_config", group="task", node=module.TaskConfig)
+
+
+def _add(registry: dict, name: str, value: Any) -> None:
+    if registry.setdefault(name, value) is not value:
+        raise ImportError(
+            f"benchmarl-ssd cannot register {name!r}: another package has {registry[name]} there"
+        )

@@ -26,6 +26,7 @@ from benchmarl_ssd.environments import CoordinationTask
 
 ALGORITHMS = sorted(algorithm_config_registry)
 EVERY_ALGORITHM = pytest.mark.parametrize("name", ALGORITHMS)
+SLOW = pytest.mark.slow  # the fast part: every algorithm runs, reloads, and takes a recurrent model
 MLP = {"activation_class": nn.Tanh, "layer_class": nn.Linear}
 RECURRENT = {
     "hidden_size": 13,
@@ -166,6 +167,7 @@ def test_runs_online_and_says_so(name, task, config, capsys):
     assert expected <= networks
 
 
+@SLOW
 @EVERY_ALGORITHM
 def test_what_is_stored_is_what_was_collected(name, config):
     """Exploration is in the data, not in the actor that learns."""
@@ -183,6 +185,7 @@ def test_what_is_stored_is_what_was_collected(name, config):
     assert (action - greedy).abs().mean() > 0.05
 
 
+@SLOW
 @EVERY_ALGORITHM
 @pytest.mark.parametrize("collect_with_grad", [True, False])
 def test_collects_by_rollout_and_by_collector(name, config, collect_with_grad):
@@ -193,7 +196,9 @@ def test_collects_by_rollout_and_by_collector(name, config, collect_with_grad):
 
 
 @EVERY_ALGORITHM
-@pytest.mark.parametrize("task", [balance, spread], ids=["vmas", "pettingzoo"])
+@pytest.mark.parametrize(
+    "task", [balance, pytest.param(spread, marks=SLOW)], ids=["vmas", "pettingzoo"]
+)
 def test_reload_restores_policy_and_losses_exactly(name, task, config):
     first = experiment_of(name, task(), config)
     first.run()
@@ -213,6 +218,7 @@ def test_reload_restores_policy_and_losses_exactly(name, task, config):
     assert again.n_iters_performed == 6
 
 
+@SLOW
 @EVERY_ALGORITHM
 def test_reload_from_file_evaluates_and_continues(name, config, tmp_path):
     first = experiment_of(name, balance(), config)
@@ -235,6 +241,7 @@ def test_reload_from_file_evaluates_and_continues(name, config, tmp_path):
     assert continued.n_iters_performed == 4
 
 
+@SLOW
 @EVERY_ALGORITHM
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("task", [balance, spread], ids=["vmas", "pettingzoo"])
@@ -255,7 +262,9 @@ def test_shared_and_separate_policies(name, task, shared, config):
 
 
 @EVERY_ALGORITHM
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", [m if m == "gru then mlp" else pytest.param(m, marks=SLOW) for m in MODELS]
+)
 def test_models_of_actor_and_critic(name, model, config):
     if "gnn" in model and importlib.util.find_spec("torch_geometric") is None:
         pytest.skip("torch_geometric is not installed")
@@ -265,6 +274,7 @@ def test_models_of_actor_and_critic(name, model, config):
     check_finished(experiment)
 
 
+@SLOW
 @EVERY_ALGORITHM
 def test_recurrent_models_on_a_task_with_a_state(name, config):
     config.share_policy_params = False
@@ -275,6 +285,7 @@ def test_recurrent_models_on_a_task_with_a_state(name, config):
     assert experiment.n_iters_performed == 1
 
 
+@SLOW
 @EVERY_ALGORITHM
 def test_our_own_tasks_collect_and_render(name, config, monkeypatch):
     videos = []
@@ -292,6 +303,7 @@ def test_our_own_tasks_collect_and_render(name, config, monkeypatch):
     assert (video[0, 0] != video[0, -1]).any()
 
 
+@SLOW
 @pytest.mark.parametrize("algorithm", ["mappo", "maddpg"])
 @pytest.mark.parametrize("task", [CoordinationTask.BANDIT, CoordinationTask.TWO_APPLES])
 def test_benchmarls_algorithms_run_on_our_tasks(algorithm, task, config):

@@ -98,8 +98,10 @@ def record(
         source={"kind": "policy", **(source or {}), **about},
     )
     with writer, preserved_random_state(), _exploring(exploration):
-        seed_everything(seed)
         env.set_seed(seed)
+        # An environment with a generator of its own would otherwise make its start states of the
+        # very random numbers that the policy makes its choices and its noise of.
+        seed_everything(seed + POLICY_SEED_OFFSET)
         chunks = rollout_chunks(env, policy, max_steps=max_steps, groups=groups, keys=keys)
         off = None if progress else True  # None: no bar where nobody watches
         with tqdm(total=wanted, unit=f" {unit}", file=sys.stderr, disable=off) as bar:
@@ -146,6 +148,10 @@ def action_bounds(env: EnvBase, group: str) -> dict[str, torch.Tensor]:
         f"expected actions with bounds, found {type(spec).__name__} for group {group!r}; "
         "give the environment a bounded action spec"
     )
+
+
+POLICY_SEED_OFFSET = 0x5EED
+"""What is added to a recording's seed for the policy's random numbers."""
 
 
 def seed_everything(seed: int) -> None:

@@ -8,13 +8,17 @@ from benchmarl_ssd.environments.common import (
 )
 from benchmarl_ssd.environments.coordination import CoordinationClass, CoordinationTask
 from benchmarl_ssd.environments.coordination import recipes as _recipes  # noqa: F401  (registers)
+from benchmarl_ssd.environments.mpe import MpeClass, MpeTask
+from benchmarl_ssd.environments.mpe import recipes as _mpe_recipes  # noqa: F401  (registers)
 
-tasks: list[type[OfflineTask]] = [CoordinationTask]
+tasks: list[type[OfflineTask]] = [CoordinationTask, MpeTask]
 """The task enums that registration makes known to BenchMARL."""
 
 __all__ = [
     "CoordinationClass",
     "CoordinationTask",
+    "MpeClass",
+    "MpeTask",
     "OfflineTask",
     "SuccessMixin",
     "TaskOptionError",

@@ -23,12 +23,13 @@ from benchmarl.models import MlpConfig
 from benchmarl_ssd import conf_dir
 from benchmarl_ssd.algorithms import BcConfig, SsdConfig
 from benchmarl_ssd.data.recipes import build
-from benchmarl_ssd.environments import CoordinationTask
+from benchmarl_ssd.environments import CoordinationTask, changed_options
 
 RESULTS = Path(__file__).parent / "results"
 RECIPES = {"bandit": "coordination/bandit/modes", "two_apples": "coordination/two_apples/coin-flip"}
 # Budget and network sizes, fixed before the runs and equal for all methods of a task.
-BUDGET = {"bandit": (30, 50), "two_apples": (60, 100)}  # iterations, optimiser steps in each
+# Iterations, optimiser steps in each, transitions per step.
+BUDGET = {"bandit": (50, 50, 128), "two_apples": (60, 100, 256)}
 CELLS = {
     "bandit": ([2, 4, 8], ["sequential", "joint", "marginal"], range(10)),
     "two_apples": ([4], ["sequential", "marginal", "bc"], range(5)),
@@ -38,8 +39,7 @@ CELLS = {
 def run(task_name: str, n_agents: int, method: str, seed: int) -> dict:
     """Train one cell and return its summary."""
     task = CoordinationTask[task_name.upper()].get_with({"n_agents": n_agents})
-    changed = {} if n_agents == CoordinationTask[task_name.upper()].get_from_yaml().config[
-        "n_agents"] else {"n_agents": n_agents}
+    changed = changed_options(task)
     algorithm = (BcConfig if method == "bc" else SsdConfig).get_from_yaml()
     algorithm.dataset = str(build(RECIPES[task_name], config=changed, progress=False))
     if method != "bc":
@@ -49,7 +49,9 @@ def run(task_name: str, n_agents: int, method: str, seed: int) -> dict:
         num_cells=[64, 64], layer_class=torch.nn.Linear, activation_class=torch.nn.ReLU
     )
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
-    config.max_n_iters, config.off_policy_n_optimizer_steps = BUDGET[task_name]
+    iterations, steps, batch = BUDGET[task_name]
+    config.max_n_iters, config.off_policy_n_optimizer_steps = iterations, steps
+    config.off_policy_train_batch_size = batch
     config.evaluation_interval = config.max_n_iters
     config.loggers, config.create_json, config.checkpoint_at_end = [], False, False
     with tempfile.TemporaryDirectory() as folder:

@@ -6,14 +6,15 @@ import math
 
 import pytest
 import torch
-from benchmarl_ssd.modules import ActionScaler, ConditionalScore, MixtureScore, VPNoiseSchedule
-from benchmarl_ssd.modules.noise import NoiseWindow
-from benchmarl_ssd.objectives import BcLoss, JointIQLLoss, ScoreMatchingLoss, SsdLoss
 from networks import ACTION, OBSERVATION, join, make_actor, make_data, make_qvalue, make_value
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.objectives import SoftUpdate
+
+from benchmarl_ssd.modules import ActionScaler, ConditionalScore, MixtureScore, VPNoiseSchedule
+from benchmarl_ssd.modules.noise import NoiseWindow
+from benchmarl_ssd.objectives import BcLoss, JointIQLLoss, ScoreMatchingLoss, SsdLoss
 
 
 def constant_value(value):
@@ -76,7 +77,9 @@ def test_value_is_the_expectile_of_a_known_distribution(expectile):
         read_q,
         TensorDictModule(nn.Linear(1, 1), in_keys=["state_action_value"], out_keys=["unused"]),
     )
-    weight = TensorDictModule(nn.Linear(1, 1, bias=False), in_keys=["one"], out_keys=["state_value"])
+    weight = TensorDictModule(
+        nn.Linear(1, 1, bias=False), in_keys=["one"], out_keys=["state_value"]
+    )
     loss = JointIQLLoss(qvalue, weight, expectile=expectile, num_qvalue_nets=1)
     SoftUpdate(loss, tau=0.5)
     action = torch.linspace(0, 1, 5001).reshape(-1, 1, 1)
@@ -157,7 +160,9 @@ def extraction(modes, decomposition, n_seeds, noise=0.05, **options):
     actor = TensorDictModule(Table(), in_keys=[OBSERVATION], out_keys=[ACTION])
     qvalue = TensorDictSequential(
         TensorDictModule(join, in_keys=[ACTION], out_keys=["joint"]),
-        TensorDictModule(nn.Linear(n_agents, 1), in_keys=["joint"], out_keys=["state_action_value"]),
+        TensorDictModule(
+            nn.Linear(n_agents, 1), in_keys=["joint"], out_keys=["state_action_value"]
+        ),
     )
     score = ConditionalScore(
         MixtureScore(modes, noise, joint=decomposition == "joint"),
@@ -169,8 +174,15 @@ def extraction(modes, decomposition, n_seeds, noise=0.05, **options):
     )
     steps = options.pop("steps", 600)
     loss = SsdLoss(
-        actor, score, qvalue, make_value(), beta=0.0, pretrain_steps=0, extraction_steps=steps,
-        n_policy_noise_draws=4, **options,
+        actor,
+        score,
+        qvalue,
+        make_value(),
+        beta=0.0,
+        pretrain_steps=0,
+        extraction_steps=steps,
+        n_policy_noise_draws=4,
+        **options,
     )
     eye = torch.eye(n_seeds).unsqueeze(1).expand(n_seeds, n_agents, n_seeds)
     data = TensorDict({"agents": {"observation": eye}}, [n_seeds])
@@ -241,9 +253,15 @@ def test_surrogate_gradient_is_the_weighted_score_minus_beta_times_the_critics()
     actor, schedule = make_actor(), VPNoiseSchedule()
     score = ConditionalScore(MixtureScore(modes, noise), 3, 2, [OBSERVATION])
     loss = SsdLoss(
-        actor, score, make_qvalue(), make_value(), beta=beta, normalise_q=False,
+        actor,
+        score,
+        make_qvalue(),
+        make_value(),
+        beta=beta,
+        normalise_q=False,
         window=NoiseWindow(t - 1e-6, t + 1e-6, t, annealing=0.0),
-        n_policy_noise_draws=4000, pretrain_steps=0,
+        n_policy_noise_draws=4000,
+        pretrain_steps=0,
     )
     data = make_data((2,))
     action = loss.act(actor, data).detach()

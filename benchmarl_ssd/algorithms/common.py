@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +274,13 @@ class OfflineAlgorithmConfig(AlgorithmConfig):
             OfflineRunError: if the dataset or an option does not fit. What the experiment has
                 written so far (its empty folder) is removed again.
         """
+        unknown = sorted(set(vars(self)) - {option.name for option in fields(self)})
         try:
+            if unknown:
+                raise ValueError(
+                    f"expected options of {self.associated_class().__name__.lower()}, found "
+                    f"{', '.join(unknown)}; conf/algorithm lists and explains them"
+                )
             return super().get_algorithm(experiment)
         except ValueError as error:
             _remove_empty_run(experiment)

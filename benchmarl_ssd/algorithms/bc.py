@@ -10,7 +10,8 @@ from benchmarl.algorithms.common import Algorithm
 from tensordict.nn import TensorDictModule
 from torchrl.objectives import LossModule
 
-from benchmarl_ssd.algorithms.common import OfflineAlgorithm, OfflineAlgorithmConfig
+from benchmarl_ssd.algorithms.common import OfflineAlgorithm
+from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
 from benchmarl_ssd.objectives import BcLoss
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarl.algorithms.common import Algorithm, AlgorithmConfig
+from benchmarl.algorithms.common import Algorithm
 from benchmarl.models.common import ModelConfig
-from benchmarl.utils import _read_yaml_config
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.data import Composite, ReplayBuffer, Unbounded
@@ -18,11 +15,9 @@ from torchrl.envs import Compose
 from torchrl.modules import AdditiveGaussianModule, ProbabilisticActor, TanhDelta
 from torchrl.objectives import LossModule
 
-from benchmarl_ssd._paths import conf_dir
 from benchmarl_ssd.algorithms.callback import OfflineCallback
 from benchmarl_ssd.algorithms.clock_env import ClockEnv
 from benchmarl_ssd.algorithms.compatibility import check_dataset_fits
-from benchmarl_ssd.algorithms.errors import OfflineRunError
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.recipes import recipes, resolve
 from benchmarl_ssd.environments import changed_options
@@ -250,68 +245,3 @@ class OfflineAlgorithm(Algorithm):
 
 def _join_agents(action: torch.Tensor) -> torch.Tensor:
     return action.flatten(-2)
-
-
-@dataclass
-class OfflineAlgorithmConfig(AlgorithmConfig):
-    """Base of the configs: reads our own folder, and turns any misfit into one clear error."""
-
-    @classmethod
-    def get_from_yaml(cls, path: str | None = None):
-        """Load the configuration from yaml.
-
-        Args:
-            path (str, optional): full path of the file; by default the one of this package.
-        """
-        name = cls.associated_class().__name__.lower()
-        file = str(conf_dir() / "algorithm" / f"{name}.yaml") if path is None else path
-        return cls(**_read_yaml_config(file))
-
-    def get_algorithm(self, experiment) -> Algorithm:
-        """Build the algorithm.
-
-        Raises:
-            OfflineRunError: if the dataset or an option does not fit. What the experiment has
-                written so far (its empty folder) is removed again.
-        """
-        unknown = sorted(set(vars(self)) - {option.name for option in fields(self)})
-        try:
-            if unknown:
-                raise ValueError(
-                    f"expected options of {self.associated_class().__name__.lower()}, found "
-                    f"{', '.join(unknown)}; conf/algorithm lists and explains them"
-                )
-            return super().get_algorithm(experiment)
-        except ValueError as error:
-            _remove_empty_run(experiment)
-            raise OfflineRunError(str(error)) from None
-
-    def __str__(self) -> str:
-        name = self.associated_class().__name__.lower()
-        return f"{name} (which trains continuous actions only)"
-
-    @staticmethod
-    def supports_continuous_actions() -> bool:
-        """Whether continuous actions are supported: they are."""
-        return True
-
-    @staticmethod
-    def supports_discrete_actions() -> bool:
-        """Whether discrete actions are supported: they are not."""
-        return False
-
-    @staticmethod
-    def on_policy() -> bool:
-        """Whether the algorithm is on-policy: no offline algorithm is."""
-        return False
-
-
-def _remove_empty_run(experiment) -> None:
-    folder = experiment.folder_name
-    if experiment.config.restore_file is not None or not folder.is_dir():
-        return
-    if [entry.name for entry in folder.iterdir()] == ["config.pkl"]:
-        (folder / "config.pkl").unlink()
-        folder.rmdir()
-    else:
-        warnings.warn(f"the run did not start; its folder {folder} is left", stacklevel=2)

@@ -11,7 +11,8 @@ from tensordict.nn import TensorDictModule
 from tensordict.utils import unravel_key
 from torchrl.objectives import LossModule, ValueEstimators
 
-from benchmarl_ssd.algorithms.common import OfflineAlgorithm, OfflineAlgorithmConfig
+from benchmarl_ssd.algorithms.common import OfflineAlgorithm
+from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
 from benchmarl_ssd.modules import ConditionalScore
 from benchmarl_ssd.modules.noise import NoiseWindow
 from benchmarl_ssd.objectives import SsdLoss

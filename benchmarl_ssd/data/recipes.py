@@ -8,59 +8,55 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import platformdirs
-from torchrl.envs import EnvBase
 
+from benchmarl_ssd.data.building import RecordingSetup, checked, record_recipe
 from benchmarl_ssd.data.errors import DatasetError
-from benchmarl_ssd.data.layout import METADATA_FILE, Key
-from benchmarl_ssd.data.recording import (
-    Exploration,
-    preserved_random_state,
-    record,
-    seed_everything,
-)
-from benchmarl_ssd.data.rollout import Policy
-from benchmarl_ssd.data.validation import validate
+from benchmarl_ssd.data.layout import METADATA_FILE
+
+__all__ = [
+    "ExpectedReturn",
+    "Make",
+    "Recipe",
+    "RecordingSetup",
+    "build",
+    "default_root",
+    "get_recipe",
+    "recipe_path",
+    "recipes",
+    "register_recipe",
+    "resolve",
+]
 
 ROOT_VARIABLE = "BENCHMARL_SSD_ROOT"
 
 
-@dataclass
-class RecordingSetup:
-    """What a recipe plays: everything :func:`~benchmarl_ssd.data.recording.record` needs.
+Make = Callable[[int, dict[str, Any]], RecordingSetup]
+
+
+@dataclass(frozen=True)
+class ExpectedReturn:
+    """Episode returns that a recipe's dataset will have, measured once and committed.
 
     Args:
-        env: a TorchRL environment of batch size ``[E]`` or ``[]``.
-        policy: takes and returns TensorDicts; None draws actions uniformly.
-        max_steps: longest episode, in steps.
-        groups: names of the agents, by group.
-        task: ``environment``, ``name`` and ``config`` of the BenchMARL task.
-        references: returns that a normalised score takes for 0 (``random``) and 1 (``expert``);
-            None leaves those of the recipe.
-        source: free entries that say what recorded, such as ``policy``.
-        keys: what to store besides actions, rewards and flags; None stores what the agents
-            observe, and ``state``.
-        exploration: ``"random"`` lets the policy explore, ``"deterministic"`` does not.
+        mean: their mean.
+        standard_error: the mean's standard error.
+        standard_deviation: over episodes.
+        best: the highest one.
+        episodes: how many episodes were measured.
     """
 
-    env: EnvBase
-    policy: Policy | None
-    max_steps: int
-    groups: Mapping[str, Sequence[str]]
-    task: Mapping[str, Any]
-    references: Mapping[str, float | None] | None = None
-    source: Mapping[str, Any] = field(default_factory=dict)
-    keys: Sequence[Key] | None = None
-    exploration: Exploration = "random"
-
-
-Make = Callable[[int, dict[str, Any]], RecordingSetup]
+    mean: float
+    standard_error: float
+    standard_deviation: float
+    best: float
+    episodes: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class Recipe:
         config: the task's options that differ from its defaults; handed to ``make`` as a copy.
         transitions: how many transitions to record unless said otherwise, > 0.
         references: returns that a normalised score takes for 0 (``random``) and 1 (``expert``).
+        expected_return: what a build's episodes will return, where that was measured.
         version: raise it whenever the recipe would record other data than before.
 
     Example:
@@ -93,6 +90,7 @@ class Recipe:
     config: Mapping[str, Any] = field(default_factory=dict)
     transitions: int = 100_000
     references: Mapping[str, float | None] | None = None
+    expected_return: ExpectedReturn | None = None
     version: int = 1
 
     def setup(self, seed: int) -> RecordingSetup:
@@ -124,6 +122,8 @@ class Recipe:
     def configured(self, config: Mapping[str, Any] | None) -> Recipe:
         """Give the same recipe for other options of its task.
 
+        Its references and its expected return hold for its own options, so others have none.
+
         Args:
             config: options by name, which replace the recipe's own; None changes nothing.
 
@@ -132,7 +132,10 @@ class Recipe:
             >>> recipe.configured({"n_agents": 8}).folder_name(1000)
             'v1-1000-transitions-seed-0-n_agents=8'
         """
-        return dataclasses.replace(self, config={**self.config, **(config or {})})
+        options = {**self.config, **(config or {})}
+        if options == dict(self.config):
+            return self
+        return dataclasses.replace(self, config=options, references=None, expected_return=None)
 
 
 _RECIPES: dict[str, Recipe] = {}
@@ -239,11 +242,11 @@ def build(
     path = recipe_path(id, root, count, seed, config)
     if not path.exists():
         try:
-            _record(recipe, path, count, seed, progress)
+            record_recipe(recipe, path, count, seed, progress)
         except DatasetError:
             if not path.exists():  # else another process has built it meanwhile
                 raise
-    return _checked(path)
+    return checked(path)
 
 
 def resolve(
@@ -276,45 +279,6 @@ def resolve(
     if not built.exists():
         print(f"building the dataset of recipe {name} in {built} (once)", flush=True)
     return build(name, root, config=config)
-
-
-def _record(recipe: Recipe, path: Path, transitions: int, seed: int, progress: bool) -> None:
-    with preserved_random_state():
-        seed_everything(seed)
-        setup = recipe.setup(seed)
-        try:
-            record(
-                setup.env,
-                setup.policy,
-                path,
-                groups=setup.groups,
-                max_steps=setup.max_steps,
-                transitions=transitions,
-                seed=seed,
-                exploration=setup.exploration,
-                keys=setup.keys,
-                task=setup.task,
-                id=recipe.id,
-                references=setup.references or recipe.references,
-                source={
-                    **setup.source,
-                    "kind": "recipe",
-                    "recipe": {"version": recipe.version, "config": dict(recipe.config)},
-                },
-                progress=progress,
-            )
-        finally:
-            setup.env.close()
-
-
-def _checked(path: Path) -> Path:
-    try:
-        validate(path, "fast")
-    except DatasetError as error:
-        raise DatasetError(
-            f"{error} (this is a built dataset: remove {path} to build it anew)"
-        ) from None
-    return path
 
 
 def _known(id: str) -> str:

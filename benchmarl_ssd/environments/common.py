@@ -13,6 +13,8 @@ from benchmarl.environments.common import Task, TaskClass
 from benchmarl.utils import _read_yaml_config
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl.data import Composite
+from torchrl.envs import EnvBase
 
 from benchmarl_ssd._paths import conf_dir
 
@@ -163,6 +165,42 @@ def changed_options(task: TaskClass) -> dict[str, Any]:
     known = task_config_registry.get(f"{task.env_name()}/{task.name}".lower())
     defaults = known.get_from_yaml().config if known is not None else task.config
     return {key: value for key, value in task.config.items() if defaults.get(key) != value}
+
+
+class SingleGroupTaskClass(TaskClass):
+    """A vectorised task with one group of agents, no global state, no info and no action mask."""
+
+    def max_steps(self, env: EnvBase) -> int:
+        """Length of an episode."""
+        return self.config["max_steps"]
+
+    def has_render(self, env: EnvBase) -> bool:
+        """All our tasks draw with numpy alone, also on machines without a display."""
+        return True
+
+    def group_map(self, env: EnvBase) -> dict[str, list[str]]:
+        """One group, ``"agents"``."""
+        return env.group_map
+
+    def observation_spec(self, env: EnvBase) -> Composite:
+        """``("agents", "observation")`` without the batch dimension."""
+        return env.full_observation_spec_unbatched.clone()
+
+    def action_spec(self, env: EnvBase) -> Composite:
+        """``("agents", "action")`` without the batch dimension."""
+        return env.full_action_spec_unbatched
+
+    def info_spec(self, env: EnvBase) -> Composite | None:
+        """There is no info."""
+        return None
+
+    def state_spec(self, env: EnvBase) -> Composite | None:
+        """There is no global state; centralised critics read all observations."""
+        return None
+
+    def action_mask_spec(self, env: EnvBase) -> Composite | None:
+        """Every action is always allowed."""
+        return None
 
 
 class SuccessMixin:

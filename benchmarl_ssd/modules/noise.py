@@ -112,7 +112,7 @@ class NoiseWindow:
     def __init__(
         self,
         t_min: float = 0.02,
-        t_max: float = 0.98,
+        t_max: float = 0.5,
         t_final: float = 0.15,
         width: float = 0.13,
         annealing: float = 0.6,

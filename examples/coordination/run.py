@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 RECIPES = {"bandit": "coordination/bandit/modes", "two_apples": "coordination/two_apples/coin-flip"}
 # Budget and network sizes, fixed before the runs and equal for all methods of a task.
 # Iterations, optimiser steps in each, transitions per step.
-BUDGET = {"bandit": (50, 50, 128), "two_apples": (60, 100, 256)}
+BUDGET = {"bandit": (30, 50, 256), "two_apples": (40, 100, 256)}
 CELLS = {
     "bandit": ([2, 4, 8], ["sequential", "joint", "marginal"], range(10)),
     "two_apples": ([4], ["sequential", "marginal", "bc"], range(5)),
@@ -46,7 +46,7 @@ def run(task_name: str, n_agents: int, method: str, seed: int) -> dict:
         algorithm.decomposition = method
         algorithm.score_num_cells = [64, 64]
     network = MlpConfig(
-        num_cells=[64, 64], layer_class=torch.nn.Linear, activation_class=torch.nn.ReLU
+        num_cells=[64, 64], layer_class=torch.nn.Linear, activation_class=torch.nn.Tanh
     )
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
     iterations, steps, batch = BUDGET[task_name]

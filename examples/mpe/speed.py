@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     worlds, results = arguments.worlds, {}
+    load = round(os.getloadavg()[0], 1)  # of everybody's processes, before the measurement
     for task in SCENARIOS:
         env = MpeEnv(task, num_envs=worlds, seed=0, max_steps=None)
         scenario, start = env.scenario, env.reset()
@@ -69,7 +71,12 @@ def main() -> None:
         }
         results[task] = {name: round(value) for name, value in measured.items()}
         print(task, {name: f"{value:,}" for name, value in results[task].items()}, flush=True)
-    record = {"threads": arguments.threads, "worlds": worlds, "steps_per_second": results}
+    record = {
+        "threads": arguments.threads,
+        "worlds": worlds,
+        "load_average": load,
+        "steps_per_second": results,
+    }
     if arguments.output:
         arguments.output.write_text(json.dumps(record, indent=1) + "\n")
 

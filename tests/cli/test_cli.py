@@ -1,11 +1,13 @@
 """The command line: what it makes, and one line for whatever the user can mend."""
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GruConfig, MlpConfig
 
 from benchmarl_ssd.cli import main
-from benchmarl_ssd.data import OfflineDataset
+from benchmarl_ssd.data import OfflineDataset, get_recipe
 
 BALANCE = ["--task", "vmas/balance", "--num-envs", "4", "max_steps=5", "n_agents=3"]
 
@@ -252,17 +254,66 @@ def test_build_and_list(tmp_path, run):
     assert path.startswith(str(tmp_path))
     assert OfflineDataset(path).metadata.source["seed"] == 3
     assert run("build", *arguments, "--seed", "3")[1] == said
-    code, said, _ = run("datasets", "--root", tmp_path)
-    row = next(line for line in said.splitlines() if line.startswith("coordination/bandit/modes"))
-    assert "not built" in row  # not with the recipe's own size and seed
+    row, said = listed(run, tmp_path, "coordination/bandit/modes")
+    assert row == ["coordination/bandit/modes", "20,000", *"-----", "no"]  # not its own size
     assert run("build", arguments[0], "--root", tmp_path)[0] == 0
-    assert str(tmp_path) in run("datasets", "--root", tmp_path)[1]
+    row, said = listed(run, tmp_path, "coordination/bandit/modes")
+    assert row[:5] == ["coordination/bandit/modes", "20,000", "1.2", "MB", "1.00"]
+    assert row[-2:] == ["1.00", "yes"]
+    assert str(tmp_path) in said
+
+
+def listed(run, root, id):
+    """A recipe's row in the list, and all of it."""
+    code, said, error = run("datasets", "--root", root)
+    assert code == 0, error
+    (row,) = (line for line in said.splitlines() if line.startswith(f"{id} "))
+    return row.split(), said
+
+
+def test_the_list_is_narrow_and_marks_what_is_expected(tmp_path, run):
+    row, said = listed(run, tmp_path, "mpe/cooperative_navigation/medium-replay")
+    returns = get_recipe("mpe/cooperative_navigation/medium-replay").expected_return
+    expected = [f"~{returns.mean:.2f}", f"~{returns.best:.2f}"]
+    assert row[1:] == ["1,000,000", "-", *expected, "159.80", "516.80", "no"]
+    assert all(len(line) <= 120 for line in said.splitlines() if str(tmp_path) not in line)
+    assert said.count("\ntask=mpe/world\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_as_json(tmp_path, run):
+    assert run("build", "coordination/bandit/modes", "--root", tmp_path)[0] == 0
+    code, said, _ = run("datasets", "--json", "--root", tmp_path)
+    assert code == 0
+    entries = {entry["id"]: entry for entry in json.loads(said)}
+    entry = entries["coordination/bandit/modes"]
+    metadata = OfflineDataset(entry["path"]).metadata
+    assert (entry["task"], entry["built"]) == ("coordination/bandit", True)
+    assert (entry["transitions"], entry["bytes"]) == (20_000, metadata.size)
+    assert entry["return"]["mean"] == metadata.episode_return["mean"]
+    assert (entry["return_is"], entry["references"]) == ("measured", metadata.references)
+    entry = entries["mpe/world/expert"]
+    assert (entry["task"], entry["built"], entry["bytes"]) == ("mpe/world", False, None)
+    assert (entry["return_is"], entry["error"]) == ("expected", None)
+    assert entry["return"]["mean"] == pytest.approx(entry["references"]["expert"], abs=0.01)
+
+
+def test_a_damaged_dataset_is_listed_as_such(tmp_path, run):
+    path = run("build", "coordination/bandit/modes", "--root", tmp_path)[1].strip()
+    (Path(path) / "metadata.json").write_text("{")
+    row, _ = listed(run, tmp_path, "coordination/bandit/modes")
+    assert row[-1] == "damaged"
+    entries = json.loads(run("datasets", "--json", "--root", tmp_path)[1])
+    (entry,) = (e for e in entries if e["id"] == "coordination/bandit/modes")
+    assert entry["built"] is None
+    assert "expected JSON in metadata.json" in entry["error"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["build", "coordination/bandit/mode"], "did you mean coordination/bandit/modes?"),
+        (["build", "mpe/world/meduim"], "mpe/world/expert, mpe/world/medium, "),
         (["build", "coordination/bandit/modes", "--transitions", "0"], "--transitions"),
         (["build", "coordination/bandit/modes", "--seed", "-1"], "--seed"),
         (["biuld", "x"], "No such command"),

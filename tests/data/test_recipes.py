@@ -10,6 +10,7 @@ from torchrl.envs.libs.vmas import VmasEnv
 
 from benchmarl_ssd.data import DatasetError, OfflineDataset, build, get_recipe, resolve
 from benchmarl_ssd.data.recipes import (
+    ExpectedReturn,
     Recipe,
     RecordingSetup,
     default_root,
@@ -55,7 +56,9 @@ def _forget():
 
 def test_a_recipe_is_built_once(tmp_path):
     path = build(BALANCE.id, root=tmp_path, progress=False)
-    assert path == tmp_path / "test" / "balance" / "uniform" / "v1-60-transitions-seed-0"
+    assert (
+        path == tmp_path / "test" / "balance" / "uniform" / "v1-60-transitions-seed-0-max_steps=5"
+    )
     assert build(BALANCE.id, root=tmp_path, progress=False) == path
     assert MADE == [0]
     metadata = OfflineDataset(path).metadata
@@ -81,6 +84,16 @@ def test_a_rebuilt_dataset_is_the_same(tmp_path):
     second = build(BALANCE.id, root=tmp_path / "b", progress=False)
     for file in first.rglob("*.*"):
         assert file.read_bytes() == (second / file.relative_to(first)).read_bytes()
+
+
+def test_references_and_expected_return_hold_for_the_recipes_own_options(tmp_path):
+    expected = ExpectedReturn(1.0, 0.1, 1.0, 3.0, 100)
+    recipe = register_recipe(replace(BALANCE, id="test/options", expected_return=expected))
+    assert recipe.configured(None) == recipe.configured({"max_steps": 5}) == recipe
+    other = recipe.configured({"max_steps": 4})
+    assert (other.config, other.references, other.expected_return) == ({"max_steps": 4}, None, None)
+    path = build(recipe.id, root=tmp_path, progress=False, config={"max_steps": 4})
+    assert OfflineDataset(path).metadata.references is None
 
 
 def test_building_leaves_the_random_state_alone(tmp_path):

@@ -10,15 +10,19 @@ from benchmarl.environments.common import TaskClass
 from benchmarl.utils import DEVICE_TYPING
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
-from benchmarl_ssd.environments.common import OfflineTask, SuccessMixin, last_steps
+from benchmarl_ssd.environments.common import (
+    OfflineTask,
+    SingleGroupTaskClass,
+    SuccessMixin,
+    last_steps,
+)
 from benchmarl_ssd.environments.coordination.bandit import BanditEnv
 from benchmarl_ssd.environments.coordination.two_apples import TwoApplesEnv
 
 
-class CoordinationClass(SuccessMixin, TaskClass):
+class CoordinationClass(SuccessMixin, SingleGroupTaskClass):
     """Builds ``coordination/bandit`` and ``coordination/two_apples``.
 
     Both have one group ``"agents"``, a shared reward, no global state and no info. An episode
@@ -55,38 +59,6 @@ class CoordinationClass(SuccessMixin, TaskClass):
     def supports_discrete_actions(self) -> bool:
         """Only two apples does, with VMAS's nine moves."""
         return not self._is_bandit()
-
-    def max_steps(self, env: EnvBase) -> int:
-        """Length of an episode."""
-        return self.config["max_steps"]
-
-    def has_render(self, env: EnvBase) -> bool:
-        """Both tasks draw with numpy alone, also on machines without a display."""
-        return True
-
-    def group_map(self, env: EnvBase) -> dict[str, list[str]]:
-        """One group, ``"agents"``."""
-        return env.group_map
-
-    def observation_spec(self, env: EnvBase) -> Composite:
-        """``("agents", "observation")`` without the batch dimension."""
-        return env.full_observation_spec_unbatched.clone()
-
-    def action_spec(self, env: EnvBase) -> Composite:
-        """``("agents", "action")`` without the batch dimension."""
-        return env.full_action_spec_unbatched
-
-    def info_spec(self, env: EnvBase) -> Composite | None:
-        """There is no info."""
-        return None
-
-    def state_spec(self, env: EnvBase) -> Composite | None:
-        """There is no global state; centralised critics read all observations."""
-        return None
-
-    def action_mask_spec(self, env: EnvBase) -> Composite | None:
-        """Every action is always allowed."""
-        return None
 
     def success(self, rollouts: TensorDictBase | Iterable[TensorDictBase]) -> Tensor:
         """Tell which episodes ended paid; see :class:`SuccessMixin` for the arguments."""

@@ -7,16 +7,15 @@ from collections.abc import Callable
 
 from benchmarl.environments.common import TaskClass
 from benchmarl.utils import DEVICE_TYPING
-from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
-from benchmarl_ssd.environments.common import OfflineTask, require
+from benchmarl_ssd.environments.common import OfflineTask, SingleGroupTaskClass, require
 from benchmarl_ssd.environments.mpe.env import MpeEnv
 
 __all__ = ["MpeClass", "MpeTask"]
 
 
-class MpeClass(TaskClass):
+class MpeClass(SingleGroupTaskClass):
     """Builds ``mpe/cooperative_navigation``, ``mpe/predator_prey`` and ``mpe/world``.
 
     All have one group ``"agents"``, no global state and no info. Every option of a task is an
@@ -49,38 +48,6 @@ class MpeClass(TaskClass):
     def supports_discrete_actions(self) -> bool:
         """No task does."""
         return False
-
-    def max_steps(self, env: EnvBase) -> int:
-        """Length of an episode."""
-        return self.config["max_steps"]
-
-    def has_render(self, env: EnvBase) -> bool:
-        """All tasks draw with numpy alone, also on machines without a display."""
-        return True
-
-    def group_map(self, env: EnvBase) -> dict[str, list[str]]:
-        """One group, ``"agents"``; a prey is part of the environment."""
-        return env.group_map
-
-    def observation_spec(self, env: EnvBase) -> Composite:
-        """``("agents", "observation")`` without the batch dimension."""
-        return env.full_observation_spec_unbatched.clone()
-
-    def action_spec(self, env: EnvBase) -> Composite:
-        """``("agents", "action")`` without the batch dimension."""
-        return env.full_action_spec_unbatched
-
-    def info_spec(self, env: EnvBase) -> Composite | None:
-        """There is no info."""
-        return None
-
-    def state_spec(self, env: EnvBase) -> Composite | None:
-        """There is no global state; centralised critics read all observations."""
-        return None
-
-    def action_mask_spec(self, env: EnvBase) -> Composite | None:
-        """Every action is always allowed."""
-        return None
 
     @staticmethod
     def env_name() -> str:

@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 RECIPES = {"bandit": "coordination/bandit/modes", "two_apples": "coordination/two_apples/coin-flip"}
 # Budget and network sizes, fixed before the runs and equal for all methods of a task.
 # Iterations, optimiser steps in each, transitions per step.
-BUDGET = {"bandit": (30, 50, 256), "two_apples": (40, 100, 256)}
+BUDGET = {"bandit": (30, 50, 256), "two_apples": (60, 100, 256)}
 CELLS = {
     "bandit": ([2, 4, 8], ["sequential", "joint", "marginal"], range(10)),
     "two_apples": ([4], ["sequential", "marginal", "bc"], range(5)),

@@ -26,12 +26,8 @@ METHODS = {
     "ssd, marginal": ["algorithm=ssd", "algorithm.decomposition=marginal"],
     "behaviour cloning": ["algorithm=bc"],
 }
-# Small networks and two thirds of the default budget are enough here.
-NETWORKS = [
-    f"{name}.{key}"
-    for name in ("model", "critic_model")
-    for key in ("num_cells=[64,64]",)
-]
+# Small networks are enough here.
+NETWORKS = [f"{name}.{key}" for name in ("model", "critic_model") for key in ("num_cells=[64,64]",)]
 
 
 def command(method: str, dataset: Path, seed: int, folder: Path) -> list[str]:
@@ -47,7 +43,6 @@ def command(method: str, dataset: Path, seed: int, folder: Path) -> list[str]:
         f"algorithm.dataset={dataset}",
         f"seed={seed}",
         f"hydra.run.dir={folder}",
-        "experiment.max_n_iters=40",
         *NETWORKS,
         *small,
     ]

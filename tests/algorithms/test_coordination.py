@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from benchmarl.models import MlpConfig
+from runs import make, summary
+
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments import CoordinationTask
-from runs import make, summary
 
 pytestmark = pytest.mark.slow
 RECIPES = {"bandit": "coordination/bandit/modes", "two_apples": "coordination/two_apples/coin-flip"}
 BUDGET = {
     "bandit": {"max_n_iters": 30, "off_policy_n_optimizer_steps": 50},
-    "two_apples": {"max_n_iters": 40, "off_policy_n_optimizer_steps": 100},
+    "two_apples": {"max_n_iters": 60, "off_policy_n_optimizer_steps": 100},
 }
 
 

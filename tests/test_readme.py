@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -32,3 +33,11 @@ def test_option_table_gives_the_real_defaults():
         if group in files:
             config = yaml.safe_load((ROOT / "conf" / files[group]).read_text())
             assert yaml.safe_load(shown) == config[key], (group, key)
+
+
+def test_results_are_those_of_the_committed_runs():
+    source = ROOT / "examples" / "coordination" / "run.py"
+    spec = importlib.util.spec_from_file_location("coordination_run", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.table() in README

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # one environment for all
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = "coordination/bandit/modes"

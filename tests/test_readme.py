@@ -41,3 +41,7 @@ def test_results_are_those_of_the_committed_runs():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.table() in README
+
+
+def test_demo_table_is_the_committed_one():
+    assert (ROOT / "examples" / "demo" / "table.md").read_text().strip() in README

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
@@ -42,5 +41,4 @@ class ClockEnv(EnvBase):
         return self._blank().update(self.full_reward_spec.zero())
 
     def _set_seed(self, seed: int | None) -> None:
-        if seed is not None:
-            torch.Generator().manual_seed(seed)
+        """Do nothing: there is no chance in it."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarl_ssd.environments.mpe.env import SCENARIOS, make_scenario
-from benchmarl_ssd.environments.mpe.policies import LEVELS, Behaviour, load_behaviours
+from benchmarl_ssd.environments.mpe.policies import Behaviour, kinds, load_behaviours
 from benchmarl_ssd.environments.mpe.scenario import EPISODE_STEPS, Scenario
 
 PREYS = {"predator_prey": "simple_tag.pt", "world": "simple_world.pt"}
@@ -78,7 +78,7 @@ def main() -> None:
             scenarios["original_prey"] = make_scenario(task, prey_policy=prey)
         results[task] = {}
         for name, scenario in scenarios.items():
-            for level in LEVELS:
+            for level in kinds(task):
                 behaviours = load_behaviours(task, level)
                 quiet = [Behaviour(part.policy, 0.0, part.share) for part in behaviours]
                 entry = {

@@ -13,12 +13,24 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-__all__ = ["LEVELS", "AgentPolicy", "Behaviour", "load_behaviours", "load_policy", "uniform_policy"]
+from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, NOISE, LandmarkController
+
+__all__ = [
+    "LEVELS",
+    "AgentPolicy",
+    "Behaviour",
+    "kinds",
+    "load_behaviours",
+    "load_policy",
+    "uniform_policy",
+]
 
 ASSETS = Path(__file__).parent / "assets"
 TASKS = ("cooperative_navigation", "predator_prey", "world")
 #: levels of play, in descending order of return
 LEVELS = ("expert", "medium", "medium-replay", "random")
+#: Teams of two conventions of equal return, a coin's toss per episode; no level of play.
+MIXED = "mixed"
 
 
 class AgentPolicy(nn.Module):
@@ -109,15 +121,28 @@ class Behaviour:
         return action.clamp(-1.0, 1.0)
 
 
+def kinds(task: str) -> tuple[str, ...]:
+    """The kinds of data of a task: the levels of play, and what else there is.
+
+    Args:
+        task: ``cooperative_navigation``, ``predator_prey`` or ``world``.
+
+    Example:
+        >>> kinds("cooperative_navigation")
+        ('expert', 'medium', 'medium-replay', 'random', 'mixed')
+    """
+    return (*LEVELS, MIXED) if task == "cooperative_navigation" else LEVELS
+
+
 def load_behaviours(task: str, level: str, device: torch.device | str = "cpu") -> list[Behaviour]:
     """What plays at a level: one behaviour, or the training history for ``medium-replay``.
 
     The history runs from the initial policy to the medium one in equal parts of the training,
-    each with the exploration noise it was trained with.
+    each with the exploration noise it was trained with. ``mixed`` is one behaviour per convention.
 
     Args:
         task: ``cooperative_navigation``, ``predator_prey`` or ``world``.
-        level: one of :data:`LEVELS`.
+        level: one of :func:`kinds`.
         device: device of the policies.
 
     Returns:
@@ -135,10 +160,13 @@ def load_behaviours(task: str, level: str, device: torch.device | str = "cpu") -
     """
     if task not in TASKS:
         raise ValueError(f"no policies for task {task!r}: expected one of {', '.join(TASKS)}")
-    if level not in LEVELS:
-        raise ValueError(f"unknown level {level!r}: expected one of {', '.join(LEVELS)}")
+    if level not in kinds(task):
+        raise ValueError(f"unknown level {level!r}: expected one of {', '.join(kinds(task))}")
     if level == "random":
         return [Behaviour(policy=None, noise=0.0)]
+    if level == MIXED:
+        share = 1.0 / len(CONVENTIONS)
+        return [Behaviour(LandmarkController(k), NOISE, share) for k in CONVENTIONS]
     parts = _read(task)[level]
     return [Behaviour(_build(values).to(device), noise, share) for values, noise, share in parts]
 
@@ -157,7 +185,8 @@ def load_policy(
         A callable from observations ``[..., n_agents, size]`` to actions ``[..., n_agents, 2]``.
 
     Raises:
-        ValueError: for an unknown task or level, and for ``medium-replay``, which is many policies.
+        ValueError: for an unknown task or level, and for ``medium-replay`` and ``mixed``, which
+            are many policies.
 
     Example:
         >>> policy = load_policy("predator_prey", "medium")

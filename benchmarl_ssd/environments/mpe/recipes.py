@@ -16,9 +16,10 @@ from benchmarl_ssd.environments.common import require
 from benchmarl_ssd.environments.mpe.common import MpeTask
 from benchmarl_ssd.environments.mpe.policies import (
     ASSETS,
-    LEVELS,
+    MIXED,
     TASKS,
     Behaviour,
+    kinds,
     load_behaviours,
 )
 
@@ -36,6 +37,11 @@ _WORDS = {
     "medium": "A half-trained policy, with its exploration noise",
     "medium-replay": "Policies of the training up to the medium one, with their noise",
     "random": "Uniformly random actions",
+    MIXED: "Two conventions of who takes which landmark, half of the episodes each, and noise",
+}
+_SOURCES = {
+    "random": "uniform",
+    MIXED: "controllers towards landmark i or i + 1, drawn per episode",
 }
 _TITLES = {
     "cooperative_navigation": "Cooperative Navigation",
@@ -145,7 +151,8 @@ def make(task: str, level: str, seed: int, config: dict[str, Any]) -> RecordingS
 
     Args:
         task: ``cooperative_navigation``, ``predator_prey`` or ``world``.
-        level: ``expert``, ``medium``, ``medium-replay`` or ``random``.
+        level: ``expert``, ``medium``, ``medium-replay`` or ``random``; ``mixed`` for Cooperative
+            Navigation.
         seed: the recording's seed.
         config: options of the task that differ from its yaml. References hold for none.
 
@@ -166,7 +173,7 @@ def make(task: str, level: str, seed: int, config: dict[str, Any]) -> RecordingS
     built = member.get_with(config)
     agents = built.config.get("n_agents", 3)
     require(
-        agents == 3 or level == "random",
+        agents == 3 or level in ("random", MIXED),
         expected=f"n_agents=3 for mpe/{task}/{level}, as its policies were trained",
         found=agents,
         mend=f"Set task.n_agents=3, or take mpe/{task}/random, which has no policy.",
@@ -182,14 +189,14 @@ def make(task: str, level: str, seed: int, config: dict[str, Any]) -> RecordingS
         task={"environment": "mpe", "name": task, "config": dict(built.config)},
         references=values if default else None,
         source={
-            "policy": f"shipped {level} policies" if level != "random" else "uniform",
+            "policy": _SOURCES.get(level, f"shipped {level} policies"),
             "references": whose if default else "none for these options",
         },
     )
 
 
 for _task in TASKS:
-    for _level in LEVELS:
+    for _level in kinds(_task):
         register_recipe(
             Recipe(
                 id=f"mpe/{_task}/{_level}",

@@ -1,12 +1,15 @@
-"""What every dataset must satisfy, checked while it is written and when it is opened."""
+"""What every dataset must satisfy, checked while it is written and when it is opened.
+
+Each rule is a generator of findings: a report asks for all of them, a writer raises the first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from benchmarl_ssd.data.errors import DatasetError
+from benchmarl_ssd.data.findings import Finding, raise_first
 
 BOUND_TOLERANCE = 1e-5
 """How far an action may lie outside of its bounds (rounding), in the action's unit."""
@@ -30,15 +33,17 @@ def observation_names(names: Sequence[str] | Mapping[str, object], group: str) -
     return sorted(n for n in names if n.startswith(f"{group}/") and n != f"{group}/action")
 
 
-def check_layout(specs: Mapping[str, Spec], groups: Mapping[str, Sequence[str]]) -> None:
-    """Check that the tensors are those of transitions of these groups.
+def find_layout(
+    specs: Mapping[str, Spec], groups: Mapping[str, Sequence[str]]
+) -> Iterator[Finding]:
+    """Find tensors that are not those of transitions of these groups.
 
     Args:
         specs: dtype and shape ``[T, ...]`` of each tensor, by name.
         groups: names of the agents, by group.
 
-    Raises:
-        DatasetError: naming the first tensor that is missing, not expected or of a wrong shape.
+    Yields:
+        Each tensor that is missing, not expected or of a wrong shape.
     """
     expected: dict[str, str] = {"episode": "[T]", **dict.fromkeys(FLAGS, "[T, 1]")}
     for name in ("state", "next/state"):
@@ -47,9 +52,12 @@ def check_layout(specs: Mapping[str, Spec], groups: Mapping[str, Sequence[str]])
     for group, agents in groups.items():
         seen = observation_names(specs, group)
         if not seen:
-            raise DatasetError(
-                f"expected {group}/observation, found {', '.join(sorted(specs))}; "
-                f"store what the agents of group {group!r} observe"
+            yield Finding(
+                "layout",
+                f"{group}/observation",
+                f"{', '.join(sorted(specs))}",
+                f"store what the agents of group {group!r} observe",
+                key=f"{group}/observation",
             )
         flags = [n for n in specs if n.startswith(f"next/{group}/") and n.split("/")[2] in _DONE]
         names = [f"{group}/action", f"next/{group}/reward", *seen, *flags]
@@ -57,26 +65,32 @@ def check_layout(specs: Mapping[str, Spec], groups: Mapping[str, Sequence[str]])
             expected[name] = f"[T, {len(agents)}, ...]"
     for name in sorted(expected):
         if name not in specs:
-            raise DatasetError(
-                f"expected tensor {name} {expected[name]}, found only {', '.join(sorted(specs))}; "
-                "a dataset holds whole transitions of every group"
+            yield Finding(
+                "layout",
+                f"tensor {name} {expected[name]}",
+                f"only {', '.join(sorted(specs))}",
+                "a dataset holds whole transitions of every group",
+                key=name,
             )
     for name in sorted(specs):
         if name not in expected:
-            raise DatasetError(
-                f"expected the tensors {', '.join(sorted(expected))}, found {name} as well; "
-                "leave it out"
+            yield Finding(
+                "layout",
+                f"the tensors {', '.join(sorted(expected))}",
+                f"{name} as well",
+                "leave it out",
+                key=name,
             )
-        _check_spec(name, *specs[name], groups)
-    _check_lengths(specs)
+        yield from _find_spec(name, *specs[name], groups)
+    yield from _find_lengths(specs)
 
 
 _DONE = ("done", "terminated", "truncated")
 
 
-def _check_spec(
+def _find_spec(
     name: str, dtype: torch.dtype, shape: tuple[int, ...], groups: Mapping[str, Sequence[str]]
-) -> None:
+) -> Iterator[Finding]:
     parts = name.removeprefix("next/").split("/")
     wanted: str | None = None
     if name == "episode" and (dtype != torch.int64 or len(shape) != 1):
@@ -90,64 +104,80 @@ def _check_spec(
         elif parts[-1] == "reward" and (not dtype.is_floating_point or shape[2:] != (1,)):
             wanted = f"a float [T, {agents}, 1]"
     if wanted:
-        raise DatasetError(
-            f"expected {name} to be {wanted}, found {str(dtype).removeprefix('torch.')} "
-            f"{list(shape)}; give each transition one row and each agent one column"
+        yield Finding(
+            "shape",
+            f"{name} to be {wanted}",
+            f"{str(dtype).removeprefix('torch.')} {list(shape)}",
+            "give each transition one row and each agent one column",
+            key=name,
         )
 
 
-def _check_lengths(specs: Mapping[str, Spec]) -> None:
+def _find_lengths(specs: Mapping[str, Spec]) -> Iterator[Finding]:
     lengths = {name: shape[0] for name, (_, shape) in specs.items()}
-    if len(set(lengths.values())) > 1:
-        other = next(name for name in lengths if lengths[name] != lengths["episode"])
-        raise DatasetError(
-            f"expected the same number of transitions in every tensor, found "
-            f"{lengths['episode']} in episode and {lengths[other]} in {other}; "
-            "the dataset is damaged: record it again"
-        )
+    for name in lengths:
+        if lengths[name] != lengths.get("episode", lengths[name]):
+            yield Finding(
+                "shape",
+                "the same number of transitions in every tensor",
+                f"{lengths['episode']} in episode and {lengths[name]} in {name}",
+                "the dataset is damaged: record it again",
+                key=name,
+            )
     for name, (dtype, shape) in specs.items():
         if name.startswith("next/") and name[5:] in specs and specs[name[5:]] != (dtype, shape):
-            raise DatasetError(
-                f"expected {name} to be like {name[5:]}, {specs[name[5:]]}, "
-                f"found {(dtype, shape)}; "
-                "the two are one quantity at two times"
+            yield Finding(
+                "shape",
+                f"{name} to be like {name[5:]}, {specs[name[5:]]}",
+                f"{(dtype, shape)}",
+                "the two are one quantity at two times",
+                key=name,
             )
 
 
-def check_values(name: str, values: torch.Tensor, row: int = 0) -> None:
-    """Check that a tensor's values are finite.
+def find_values(name: str, values: torch.Tensor, row: int = 0) -> Iterator[Finding]:
+    """Find values that are not finite, and flags that are neither true nor false.
 
     Args:
         name: the tensor's name.
         values: ``[t, ...]`` of any dtype.
         row: the dataset's transition that ``values[0]`` is.
 
-    Raises:
-        DatasetError: naming the first transition with a NaN or an infinity.
+    Yields:
+        At most one finding, about the first of these transitions.
 
     Example:
-        >>> check_values("agents/observation", torch.tensor([[0.0], [float("nan")]]), row=10)
-        Traceback (most recent call last):
-        ...
-        benchmarl_ssd.data.errors.DatasetError: expected finite values, found nan in \
-agents/observation at transition 11; repair or drop that episode
+        >>> values = torch.tensor([[0.0], [float("nan")]])
+        >>> [finding.row for finding in find_values("agents/observation", values, row=10)]
+        [11]
     """
-    if not values.dtype.is_floating_point:
+    if values.dtype == torch.bool:  # a file can hold any byte
+        values = values.view(torch.uint8)
+        right, expected, mend = values <= 1, "0 or 1", "copy the dataset again"
+    elif values.dtype.is_floating_point:
+        right = values.isfinite()
+        expected, mend = "finite values", "repair or drop that episode"
+    else:
         return
-    finite = values.isfinite()
-    if not finite.all():
-        at = int((~finite).flatten(1).any(1).nonzero()[0]) if values.ndim > 1 else 0
-        found = values[at][~finite[at]].flatten()[0].item()
-        raise DatasetError(
-            f"expected finite values, found {found} in {name} at transition {row + at}; "
-            "repair or drop that episode"
+    if not right.all():
+        wrong = (~right).flatten(1).any(1) if values.ndim > 1 else ~right
+        at = int(wrong.nonzero()[0])
+        found = values[at][~right[at]].flatten()[0].item()
+        yield Finding(
+            "values",
+            expected,
+            f"{found} in {name} at transition {row + at}",
+            mend,
+            key=name,
+            row=row + at,
+            count=int(wrong.sum()),
         )
 
 
-def check_actions(
+def find_actions(
     name: str, actions: torch.Tensor, low: torch.Tensor, high: torch.Tensor, row: int = 0
-) -> None:
-    """Check that actions lie inside of their bounds.
+) -> Iterator[Finding]:
+    """Find actions out of their bounds.
 
     Args:
         name: the tensor's name.
@@ -156,24 +186,30 @@ def check_actions(
         high: highest actions, ``[n, action]``.
         row: the dataset's transition that ``actions[0]`` is.
 
-    Raises:
-        DatasetError: naming the first transition with an action out of bounds.
+    Yields:
+        At most one finding, about the first of these transitions. NaN is a matter of
+        :func:`find_values`.
     """
-    inside = (actions >= low - BOUND_TOLERANCE) & (actions <= high + BOUND_TOLERANCE)
-    if not inside.all():
-        at = int((~inside).flatten(1).any(1).nonzero()[0])
-        spot = tuple((~inside[at]).nonzero()[0].tolist())
-        raise DatasetError(
-            f"expected actions in [{low[spot].item():g}, {high[spot].item():g}], found "
-            f"{actions[at][spot].item():g} in {name} at transition {row + at}, agent {spot[0]}; "
-            "clamp the policy's actions or correct the bounds"
+    outside = (actions < low - BOUND_TOLERANCE) | (actions > high + BOUND_TOLERANCE)
+    if outside.any():
+        wrong = outside.flatten(1).any(1)
+        at = int(wrong.nonzero()[0])
+        spot = tuple(outside[at].nonzero()[0].tolist())
+        yield Finding(
+            "bounds",
+            f"actions in [{low[spot].item():g}, {high[spot].item():g}]",
+            f"{actions[at][spot].item():g} in {name} at transition {row + at}, agent {spot[0]}",
+            "clamp the policy's actions or correct the bounds",
+            key=name,
+            row=row + at,
+            count=int(wrong.sum()),
         )
 
 
-def check_flags(
+def find_flags(
     done: torch.Tensor, terminated: torch.Tensor, truncated: torch.Tensor, row: int = 0
-) -> None:
-    """Check that an episode ends exactly where it was terminated or truncated.
+) -> Iterator[Finding]:
+    """Find transitions where an end is neither terminated nor truncated, or the other way round.
 
     Args:
         done: bool ``[t, 1]``.
@@ -181,52 +217,68 @@ def check_flags(
         truncated: bool ``[t, 1]``, a time limit.
         row: the dataset's transition that the first row is.
 
-    Raises:
-        DatasetError: naming the first transition where they disagree.
+    Yields:
+        At most one finding, about the first of these transitions.
     """
-    wrong = done != (terminated | truncated)
+    wrong = (done != (terminated | truncated)).flatten()
     if wrong.any():
-        at = int(wrong.flatten().nonzero()[0])
-        raise DatasetError(
-            "expected done to be terminated or truncated, found "
+        at = int(wrong.nonzero()[0])
+        yield Finding(
+            "flags",
+            "done to be terminated or truncated",
             f"done={bool(done[at])}, terminated={bool(terminated[at])}, "
-            f"truncated={bool(truncated[at])} at transition {row + at}; correct the flags"
+            f"truncated={bool(truncated[at])} at transition {row + at}",
+            "correct the flags",
+            key="next/done",
+            row=row + at,
+            count=int(wrong.sum()),
         )
 
 
-def check_bounds(bounds: Mapping[str, object], specs: Mapping[str, Spec]) -> None:
-    """Check that every group's action bounds have the shape of one action, lowest first.
+def find_bounds(bounds: Mapping[str, object], specs: Mapping[str, Spec]) -> Iterator[Finding]:
+    """Find action bounds that do not have the shape of one action, lowest first.
 
     Args:
         bounds: ``{"low": ..., "high": ...}`` by group.
         specs: dtype and shape ``[T, ...]`` of each tensor, by name.
 
-    Raises:
-        DatasetError: naming the group whose bounds do not fit.
+    Yields:
+        Each group whose bounds do not fit.
     """
     for group, sides in bounds.items():
         if f"{group}/action" not in specs:
-            raise DatasetError(
-                f"expected action bounds for the dataset's groups, found some for {group!r}; "
-                "leave them out"
+            yield Finding(
+                "action bounds",
+                "action bounds for the dataset's groups",
+                f"some for {group!r}",
+                "leave them out",
+                key=f"{group}/action",
             )
+            continue
         shape = specs[f"{group}/action"][1][1:]
-        low, high = (_as_tensor(sides, side, group) for side in ("low", "high"))
-        if low.shape != shape or high.shape != shape or not (low <= high).all():
-            raise DatasetError(
-                f"expected action bounds low <= high of shape {list(shape)} for group {group!r}, "
-                f"found shapes {list(low.shape)} and {list(high.shape)}; correct the bounds"
+        low, high = (_as_tensor(sides, side) for side in ("low", "high"))
+        if low is None or high is None:
+            yield Finding(
+                "action bounds",
+                f"finite numbers [agent][action] as action bound "
+                f"{'low' if low is None else 'high'!r} of group {group!r}",
+                "something else",
+                "give one low and one high per action",
+                key=f"{group}/action",
+            )
+        elif low.shape != shape or high.shape != shape or not (low <= high).all():
+            yield Finding(
+                "action bounds",
+                f"action bounds low <= high of shape {list(shape)} for group {group!r}",
+                f"shapes {list(low.shape)} and {list(high.shape)}",
+                "correct the bounds",
+                key=f"{group}/action",
             )
 
 
-def _as_tensor(sides: object, side: str, group: str) -> torch.Tensor:
+def _as_tensor(sides: object, side: str) -> torch.Tensor | None:
     try:
         values = torch.as_tensor(sides[side], dtype=torch.float64)  # type: ignore[index]
     except (TypeError, ValueError, KeyError, RuntimeError):
-        values = torch.tensor(float("nan"))
-    if not values.isfinite().all():
-        raise DatasetError(
-            f"expected finite numbers [agent][action] as action bound {side!r} of group "
-            f"{group!r}, found something else; give one low and one high per action"
-        )
-    return values
+        return None
+    return values if bool(values.isfinite().all()) else None

@@ -15,6 +15,7 @@ from tensordict import TensorDictBase
 from benchmarl_ssd.data import checks
 from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.files import AtomicFolder, TensorFile
+from benchmarl_ssd.data.findings import raise_first
 from benchmarl_ssd.data.layout import METADATA_FILE, index_files, key_name, tensor_file
 from benchmarl_ssd.data.metadata import DatasetMetadata
 from benchmarl_ssd.data.statistics import EpisodeStatistics, team_reward
@@ -249,8 +250,8 @@ class DatasetWriter:
         return {name: tensors[name] for name in specs}
 
     def _open_files(self, specs: Mapping[str, checks.Spec]) -> None:
-        checks.check_layout(specs, self.groups)
-        checks.check_bounds(self._bounds, specs)
+        raise_first(checks.find_layout(specs, self.groups))
+        raise_first(checks.find_bounds(self._bounds, specs))
         for group, sides in self._bounds.items():
             dtype = specs[f"{group}/action"][0]
             low, high = (torch.tensor(sides[side], dtype=dtype) for side in ("low", "high"))
@@ -263,11 +264,12 @@ class DatasetWriter:
     def _check_values(self, tensors: Mapping[str, torch.Tensor], done: torch.Tensor) -> None:
         row = self.transitions
         for name, values in tensors.items():
-            checks.check_values(name, values, row)
+            raise_first(checks.find_values(name, values, row))
         for group, (low, high) in self._limits.items():
-            checks.check_actions(f"{group}/action", tensors[f"{group}/action"], low, high, row)
+            name = f"{group}/action"
+            raise_first(checks.find_actions(name, tensors[name], low, high, row))
         flags = [tensors[name] for name in checks.FLAGS]
-        checks.check_flags(flags[0], flags[1], flags[2], row)
+        raise_first(checks.find_flags(flags[0], flags[1], flags[2], row))
         if not done[-1]:
             raise DatasetError(
                 "expected whole episodes, found a chunk whose last transition is neither "

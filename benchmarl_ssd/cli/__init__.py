@@ -15,6 +15,7 @@ import typer
 from benchmarl_ssd.cli.build import build
 from benchmarl_ssd.cli.datasets import datasets
 from benchmarl_ssd.cli.record import record
+from benchmarl_ssd.cli.validate import validate
 
 app = typer.Typer(
     name="benchmarl-ssd",
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(record)
 app.command(no_args_is_help=True)(build)
 app.command()(datasets)
+app.command(no_args_is_help=True)(validate)
 
 
 # What typer returns in place of a KeyboardInterrupt.

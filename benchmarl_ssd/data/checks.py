@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from benchmarl_ssd.data.findings import Finding, raise_first
+from benchmarl_ssd.data.findings import Finding
 
 BOUND_TOLERANCE = 1e-5
 """How far an action may lie outside of its bounds (rounding), in the action's unit."""
@@ -151,27 +151,41 @@ def find_values(name: str, values: torch.Tensor, row: int = 0) -> Iterator[Findi
         >>> [finding.row for finding in find_values("agents/observation", values, row=10)]
         [11]
     """
-    if values.dtype == torch.bool:  # a file can hold any byte
-        values = values.view(torch.uint8)
-        right, expected, mend = values <= 1, "0 or 1", "copy the dataset again"
-    elif values.dtype.is_floating_point:
-        right = values.isfinite()
-        expected, mend = "finite values", "repair or drop that episode"
-    else:
-        return
+    right = _right_values(values)
     if not right.all():
-        wrong = (~right).flatten(1).any(1) if values.ndim > 1 else ~right
+        wrong = ~right.flatten(1).all(1)
         at = int(wrong.nonzero()[0])
-        found = values[at][~right[at]].flatten()[0].item()
+        flag = values.dtype == torch.bool
+        found = (values.view(torch.uint8) if flag else values)[at][~right[at]].flatten()[0].item()
         yield Finding(
             "values",
-            expected,
+            "0 or 1" if flag else "finite values",
             f"{found} in {name} at transition {row + at}",
-            mend,
+            "copy the dataset again" if flag else "repair or drop that episode",
             key=name,
             row=row + at,
             count=int(wrong.sum()),
         )
+
+
+def wrong_values(values: torch.Tensor) -> torch.Tensor:
+    """Tell which transitions have values that :func:`find_values` would find.
+
+    Args:
+        values: ``[t, ...]`` of any dtype.
+
+    Returns:
+        bool ``[t]``.
+    """
+    return ~_right_values(values).flatten(1).all(1)
+
+
+def _right_values(values: torch.Tensor) -> torch.Tensor:
+    if values.ndim == 1:
+        values = values.unsqueeze(1)
+    if values.dtype == torch.bool:  # a file can hold any byte
+        return values.view(torch.uint8) <= 1
+    return values.isfinite()
 
 
 def find_actions(
@@ -190,9 +204,9 @@ def find_actions(
         At most one finding, about the first of these transitions. NaN is a matter of
         :func:`find_values`.
     """
-    outside = (actions < low - BOUND_TOLERANCE) | (actions > high + BOUND_TOLERANCE)
+    outside = _outside(actions, low, high)
     if outside.any():
-        wrong = outside.flatten(1).any(1)
+        wrong = wrong_actions(actions, low, high)
         at = int(wrong.nonzero()[0])
         spot = tuple(outside[at].nonzero()[0].tolist())
         yield Finding(
@@ -204,6 +218,24 @@ def find_actions(
             row=row + at,
             count=int(wrong.sum()),
         )
+
+
+def wrong_actions(actions: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Tell which transitions have actions out of their bounds.
+
+    Args:
+        actions: ``[t, n, action]``.
+        low: lowest actions, ``[n, action]``.
+        high: highest actions, ``[n, action]``.
+
+    Returns:
+        bool ``[t]``.
+    """
+    return _outside(actions, low, high).flatten(1).any(1)
+
+
+def _outside(actions: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    return (actions < low - BOUND_TOLERANCE) | (actions > high + BOUND_TOLERANCE)
 
 
 def find_flags(

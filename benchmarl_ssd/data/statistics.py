@@ -67,20 +67,38 @@ class EpisodeStatistics:
         Returns:
             ``mean, std, min, max, median`` of the returns, and ``mean, min, max`` of the lengths.
         """
-        returns, lengths = self.returns, self.lengths
-        return (
-            {
-                "mean": returns.mean().item(),
-                "std": returns.std(correction=0).item(),
-                "min": returns.min().item(),
-                "max": returns.max().item(),
-                "median": returns.quantile(0.5).item()
-                if len(returns) < 2**24
-                else returns.median().item(),
-            },
-            {
-                "mean": lengths.double().mean().item(),
-                "min": int(lengths.min()),
-                "max": int(lengths.max()),
-            },
-        )
+        return summarise(self.returns, self.lengths)
+
+
+def summarise(
+    returns: torch.Tensor, lengths: torch.Tensor
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Summarise episodes as ``metadata.json`` does.
+
+    Args:
+        returns: float64 ``[episodes]``.
+        lengths: int64 ``[episodes]``, in steps.
+
+    Returns:
+        ``mean, std, min, max, median`` of the returns, and ``mean, min, max`` of the lengths.
+
+    Example:
+        >>> summarise(torch.tensor([1.0, 3.0]).double(), torch.tensor([5, 7]))[1]
+        {'mean': 6.0, 'min': 5, 'max': 7}
+    """
+    return (
+        {
+            "mean": returns.mean().item(),
+            "std": returns.std(correction=0).item(),
+            "min": returns.min().item(),
+            "max": returns.max().item(),
+            "median": returns.quantile(0.5).item()
+            if len(returns) < 2**24
+            else returns.median().item(),
+        },
+        {
+            "mean": lengths.double().mean().item(),
+            "min": int(lengths.min()),
+            "max": int(lengths.max()),
+        },
+    )

@@ -11,7 +11,7 @@ import benchmarl.environments
 from hydra.core.config_store import ConfigStore
 
 from benchmarl_ssd.algorithms import algorithm_config_registry
-from benchmarl_ssd.environments import tasks
+from benchmarl_ssd.environments import NamedLoggedTask, named_tasks, tasks
 
 
 def register() -> None:
@@ -34,6 +34,8 @@ def register() -> None:
     for environment in tasks:
         for task in environment.__members__.values():
             _register_task(environment.env_name(), task, store)
+    for named in named_tasks().values():
+        _register_named_task(named, store)
 
 
 def _register_task(environment: str, task, store: ConfigStore) -> None:
@@ -47,6 +49,24 @@ def _register_task(environment: str, task, store: ConfigStore) -> None:
     _add(benchmarl.environments.task_config_registry, f"{environment}/{name}", task)
     _add(benchmarl.environments._task_class_registry, f"{environment}_{name}", module.TaskConfig)
     store.store(name=f"{environment}_{name}_config", group="task", node=module.TaskConfig)
+
+
+def _register_named_task(task: NamedLoggedTask, store: ConfigStore) -> None:
+    environment = task.env_name()
+    key = f"{environment}/{task.name}"
+    registry = benchmarl.environments.task_config_registry
+    known = registry.get(key)
+    if known == task:
+        return
+    # Its options are those of `dataset`, in the same module; only where the data lies differs.
+    module = importlib.import_module(f"benchmarl_ssd.environments.{environment}.dataset")
+    sys.modules.setdefault(f"benchmarl.environments.{environment}.{task.name}", module)
+    if isinstance(known, NamedLoggedTask):  # the data root has changed meanwhile
+        del registry[key]
+    _add(registry, key, task)
+    options = module.TaskConfig(**task.get_from_yaml().config)
+    # No yaml can be shipped for a name that only this machine knows; Hydra takes it from here.
+    store.store(name=task.name, group=f"task/{environment}", node=options)
 
 
 def _add(registry: dict, name: str, value: Any) -> None:

@@ -125,7 +125,7 @@ class OfflineCallback(Callback):
             self.experiment.policy.load_state_dict(last)
             best = max(final, candidate, key=lambda result: result["return_mean"])
         path = self.experiment.folder_name / "summary.json"
-        _write_json(path, self._summary(final, best))
+        write_json(path, self._summary(final, best))
         rate = final["success_rate"]
         success = "" if rate is None else f", success rate {rate:.3f}"
         print(
@@ -221,7 +221,13 @@ def _set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all.
+
+    Args:
+        path (Path): the file.
+        content (dict): what it holds.
+    """
     temporary = path.with_suffix(f".tmp-{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -18,9 +18,10 @@ from torchrl.objectives import LossModule
 from benchmarl_ssd.algorithms.callback import OfflineCallback
 from benchmarl_ssd.algorithms.clock_env import ClockEnv
 from benchmarl_ssd.algorithms.compatibility import check_dataset_fits
+from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.recipes import recipes, resolve
-from benchmarl_ssd.environments import changed_options
+from benchmarl_ssd.environments import LoggedClass, changed_options
 from benchmarl_ssd.modules import ActionScaler
 
 
@@ -29,7 +30,8 @@ class OfflineAlgorithm(Algorithm):
 
     Args:
         dataset (str, optional): folder of a dataset, or the id of a recipe. ``None`` trains on
-            what the run itself collects, like any off-policy algorithm.
+            what the run itself collects, like any off-policy algorithm; on a task of ``logged/``,
+            on the task's own dataset.
         lr_schedule (str): ``cosine`` lets each part's learning rate fall to zero over its stage,
             ``constant`` leaves it.
         final_evaluation_episodes (int, optional): episodes on which the last and the best
@@ -63,13 +65,17 @@ class OfflineAlgorithm(Algorithm):
         self.final_evaluation_episodes = final_evaluation_episodes
         for group in self.group_map:  # so that a wrong option is found before anything runs
             self.get_loss_and_updater(group)
-        callback = OfflineCallback(self)
+        logged = isinstance(self.experiment.task, LoggedClass)
+        callback = OffPolicyCallback(self) if logged else OfflineCallback(self)
         callback.experiment = self.experiment
         self.experiment.callbacks = [*self.experiment.callbacks, callback]
 
     # -- data ---------------------------------------------------------------------------------
 
     def _open_dataset(self, name: str | None) -> OfflineDataset | None:
+        task = self.experiment.task
+        if name is None and isinstance(task, LoggedClass):
+            name = str(task.dataset)
         if name is None:
             print(
                 f"{self.experiment.algorithm_name}: no algorithm.dataset given, training on the "
@@ -77,7 +83,6 @@ class OfflineAlgorithm(Algorithm):
             )
             return None
         # A recipe's dataset is built for the options of the task that is about to be trained.
-        task = self.experiment.task
         known = recipes().get(name)
         own = known is not None and (known.environment, known.name) == (
             task.env_name().lower(),

@@ -9,6 +9,7 @@ import torch
 from torchrl.data import Composite
 
 from benchmarl_ssd.data import DatasetError, DatasetMetadata
+from benchmarl_ssd.environments import LoggedClass
 
 
 def check_dataset_fits(metadata: DatasetMetadata, experiment: Any) -> None:
@@ -22,7 +23,9 @@ def check_dataset_fits(metadata: DatasetMetadata, experiment: Any) -> None:
         DatasetError: if the task, the groups, the agents, a shape or the action bounds differ.
     """
     task = f"{experiment.task.env_name().lower()}/{experiment.task.name.lower()}"
-    if metadata.task is not None:
+    # A logged task has no name of its own: whatever fits its dataset is of the same task.
+    plays_back = isinstance(experiment.task, LoggedClass)
+    if metadata.task is not None and not plays_back:
         logged = f"{metadata.task['environment']}/{metadata.task['name']}".lower()
         if logged != task:
             raise DatasetError(
@@ -40,7 +43,7 @@ def check_dataset_fits(metadata: DatasetMetadata, experiment: Any) -> None:
         _check_shapes(metadata, group, experiment.observation_spec[group], "observation")
         _check_shapes(metadata, group, experiment.action_spec[group], "action")
         _check_bounds(metadata, group, experiment.action_spec[group, "action"])
-    if metadata.task is not None:
+    if metadata.task is not None and not plays_back:
         _warn_other_options(metadata.task.get("config") or {}, experiment.task.config or {})
 
 

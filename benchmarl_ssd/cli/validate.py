@@ -46,10 +46,12 @@ def _text(result: Audit, fast: bool) -> str:
         for count, what in ((result.errors, "error"), (result.warnings, "warning"))
         if count
     )
-    counts = result.metadata.counts if result.metadata else None
-    about = f", {counts['transitions']:,} transitions, {counts['episodes']:,} episodes"
+    about = ""
+    if result.metadata is not None:
+        counts = result.metadata.counts
+        about = f", {counts['transitions']:,} transitions, {counts['episodes']:,} episodes"
     looked = "; the values were not looked at" if fast else ""
-    verdict = f"{result.path}{about if counts else ''}: {found or 'nothing wrong'}{looked}"
+    verdict = f"{result.path}{about}: {found or 'nothing wrong'}{looked}"
     return "\n\n".join([*lines, verdict])
 
 

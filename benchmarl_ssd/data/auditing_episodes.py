@@ -197,7 +197,9 @@ class EpisodeEnds:
         returns, lengths = summarise(episodes.returns, episodes.lengths)
         said = self._metadata
         counts = {"terminated": int(episodes.terminated.sum()), "truncated": self._truncated}
-        pairs = [(f"counts.{name}", said.counts[name], value) for name, value in counts.items()]
+        pairs: list[tuple[str, float, float]] = [
+            (f"counts.{name}", said.counts[name], value) for name, value in counts.items()
+        ]
         for where, mine, theirs in (
             ("episode_return", returns, said.episode_return),
             ("episode_length", lengths, said.episode_length),

@@ -54,7 +54,9 @@ def find_contents(
         What is wrong, while reading.
     """
     tensors = {n: info for n, info in metadata.tensors.items() if info.file not in damaged}
-    limits = {f"{g}/action": metadata.bounds(g) for g in metadata.groups if f"{g}/action" in tensors}
+    limits = {
+        f"{g}/action": metadata.bounds(g) for g in metadata.groups if f"{g}/action" in tensors
+    }
     digests = {name: hashlib.sha256() for name in tensors}
     whole = {"episode", *checks.FLAGS} <= tensors.keys()
     watching: list[Observer] = [*([_EpisodeNumbers(metadata)] if whole else []), *observers]

@@ -17,6 +17,22 @@ from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.layout import FileInfo, TensorInfo, tensor_file
 
 
+def expect_nothing(path: Path) -> None:
+    """Check that nothing is at a path yet, not even a link to nowhere.
+
+    Args:
+        path: where something is to be written.
+
+    Raises:
+        DatasetError: if something is there.
+    """
+    if os.path.lexists(path):
+        raise DatasetError(
+            f"expected a path where nothing is yet, found {path}; "
+            "datasets are never overwritten: choose another path or remove this one"
+        )
+
+
 class AtomicFolder:
     """A folder that is filled under a hidden name beside its own, and renamed when whole.
 
@@ -39,8 +55,7 @@ class AtomicFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-        if os.path.lexists(self.path):
-            raise self._exists()
+        expect_nothing(self.path)
         self._parents = [folder for folder in self.path.parents if not folder.exists()]
         name = f".{self.path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         self.folder = self.path.parent / name
@@ -70,13 +85,11 @@ class AtomicFolder:
             for folder, _, _ in os.walk(self.folder):
                 _sync_folder(Path(folder))
             # rename() replaces an empty folder and nothing else: look once more to spare that too.
-            if os.path.lexists(self.path):
-                raise self._exists()
+            expect_nothing(self.path)
             try:
                 self.folder.rename(self.path)
             except OSError:
-                if os.path.lexists(self.path):
-                    raise self._exists() from None
+                expect_nothing(self.path)
                 raise
         self._parents = []
         _sync_folder(self.path.parent)
@@ -98,12 +111,6 @@ class AtomicFolder:
                 f"cannot write {self.path}: {error.strerror or error}; "
                 "choose a folder with room that can be written; nothing is left of this one"
             ) from error
-
-    def _exists(self) -> DatasetError:
-        return DatasetError(
-            f"expected a path where nothing is yet, found {self.path}; "
-            "datasets are never overwritten: choose another path or remove this one"
-        )
 
 
 class TensorFile:

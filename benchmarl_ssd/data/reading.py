@@ -172,10 +172,7 @@ def read_episodes(path: Path, metadata: DatasetMetadata) -> Episodes:
     for _, rows in read_rows(path, {name: metadata.tensors[name] for name in table.names}):
         table.add(rows)
     episodes = table.episodes()
-    if (
-        len(episodes) != metadata.episodes
-        or int(episodes.lengths.sum()) != metadata.transitions
-    ):
+    if len(episodes) != metadata.episodes or int(episodes.lengths.sum()) != metadata.transitions:
         raise DatasetError(
             f"expected {metadata.episodes} whole episodes in {path}, found {len(episodes)} that "
             f"end; `benchmarl-ssd validate {path}` tells what is damaged"

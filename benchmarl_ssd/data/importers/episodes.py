@@ -139,7 +139,7 @@ class EpisodeCutter:
             elif name == "observation":
                 inside = np.flatnonzero(~ends)
                 differ = rows["next_observation"][inside] != rows["observation"][inside + 1]
-                self.jumps += int(differ.reshape(len(inside), -1).any(axis=1).sum())
+                self.jumps += int(differ.any(axis=tuple(range(1, differ.ndim))).sum())
         rows |= {"terminated": terminated, "truncated": truncated}
         unknown = ends & ~terminated
         if not self._missing or self._last_step == "repeat" or not unknown.any():

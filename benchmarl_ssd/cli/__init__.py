@@ -14,6 +14,11 @@ import typer
 
 from benchmarl_ssd.cli.build import build
 from benchmarl_ssd.cli.datasets import datasets
+from benchmarl_ssd.cli.describe import describe
+from benchmarl_ssd.cli.edit import merge, split, subset
+from benchmarl_ssd.cli.export import export
+from benchmarl_ssd.cli.export_policy import export_policy
+from benchmarl_ssd.cli.import_ import import_
 from benchmarl_ssd.cli.record import record
 from benchmarl_ssd.cli.validate import validate
 
@@ -27,6 +32,13 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(record)
 app.command(no_args_is_help=True)(build)
 app.command()(datasets)
+app.command(no_args_is_help=True)(describe)
+app.command("import", no_args_is_help=True)(import_)
+app.command(no_args_is_help=True)(export)
+app.command(no_args_is_help=True)(export_policy)
+app.command(no_args_is_help=True)(merge)
+app.command(no_args_is_help=True)(subset)
+app.command(no_args_is_help=True)(split)
 app.command(no_args_is_help=True)(validate)
 
 

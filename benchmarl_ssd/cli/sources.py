@@ -28,8 +28,8 @@ from benchmarl_ssd.data.recording import preserved_random_state, seed_everything
 
 
 @contextmanager
-def from_checkpoint(checkpoint: Path, num_envs: int) -> Iterator[RecordingSetup]:
-    """Open a checkpoint's policy and the environment it was evaluated in.
+def open_experiment(checkpoint: Path, num_envs: int) -> Iterator[Experiment]:
+    """Open a checkpoint's experiment, on the CPU.
 
     Nothing is written in the experiment's folder.
 
@@ -54,26 +54,43 @@ def from_checkpoint(checkpoint: Path, num_envs: int) -> Iterator[RecordingSetup]
         }
         experiment = _reload(checkpoint.resolve(), patch)
         try:
-            yield RecordingSetup(
-                env=experiment.test_env,
-                policy=experiment.policy,
-                max_steps=experiment.max_steps,
-                groups=experiment.group_map,
-                task=describe_task(experiment.task),
-                source={
-                    "kind": "checkpoint",
-                    "policy": experiment.algorithm_name,
-                    "checkpoint": checkpoint.name,
-                    "trained_frames": experiment.total_frames,
-                    "trained_seed": experiment.seed,
-                },
-                # The experiment's specs are without the hidden states of recurrent policies.
-                keys=stored_keys(
-                    experiment.observation_spec, experiment.state_spec, experiment.action_mask_spec
-                ),
-            )
+            yield experiment
         finally:
             experiment.close()
+
+
+@contextmanager
+def from_checkpoint(checkpoint: Path, num_envs: int) -> Iterator[RecordingSetup]:
+    """Open a checkpoint's policy and the environment it was evaluated in.
+
+    Nothing is written in the experiment's folder.
+
+    Args:
+        checkpoint: a BenchMARL checkpoint in its experiment's folder.
+        num_envs: instances of the environment, where the simulator is vectorised.
+
+    Raises:
+        ValueError: if there is no such checkpoint or it cannot be read.
+    """
+    with open_experiment(checkpoint, num_envs) as experiment:
+        yield RecordingSetup(
+            env=experiment.test_env,
+            policy=experiment.policy,
+            max_steps=experiment.max_steps,
+            groups=experiment.group_map,
+            task=describe_task(experiment.task),
+            source={
+                "kind": "checkpoint",
+                "policy": experiment.algorithm_name,
+                "checkpoint": checkpoint.name,
+                "trained_frames": experiment.total_frames,
+                "trained_seed": experiment.seed,
+            },
+            # The experiment's specs are without the hidden states of recurrent policies.
+            keys=stored_keys(
+                experiment.observation_spec, experiment.state_spec, experiment.action_mask_spec
+            ),
+        )
 
 
 def _reload(checkpoint: Path, patch: dict[str, Any]) -> Experiment:

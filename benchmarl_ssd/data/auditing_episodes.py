@@ -46,7 +46,7 @@ class Continuity:
             if not len(at):
                 continue
             first = int(at[0]) - row
-            nexts = last[f"next/{name}"] if first < 0 else rows[f"next/{name}"][first]
+            nexts = last[f"next/{name}"][0] if first < 0 else rows[f"next/{name}"][first]
             seen = rows[name][first + 1]
             spot = tuple((~_same(nexts, seen)).nonzero()[0].tolist())
             yield Finding(
@@ -172,6 +172,7 @@ class EpisodeEnds:
         short = (episodes.lengths == 1) & ~episodes.terminated
         if median >= 5 and short.any():
             yield self._odd_length(
+                "lengths",
                 "episodes that were recorded whole",
                 f"{int(short.sum())} of one step, cut off, where half have {median} or more",
                 episodes.starts[short],
@@ -182,15 +183,18 @@ class EpisodeEnds:
             long = episodes.lengths > limit
             if long.any():
                 yield self._odd_length(
+                    "max_steps",
                     f"episodes of at most {limit} steps, the task's max_steps",
                     f"{int(long.sum())} longer ones, up to {int(episodes.lengths.max())}",
                     episodes.starts[long],
                     "check that ends are marked, or correct the task's options",
                 )
 
-    def _odd_length(self, expected: str, found: str, rows: torch.Tensor, mend: str) -> Finding:
+    def _odd_length(
+        self, check: str, expected: str, found: str, rows: torch.Tensor, mend: str
+    ) -> Finding:
         return Finding(
-            "lengths", expected, found, mend, "next/done", int(rows[0]), len(rows), "warning"
+            check, expected, found, mend, "next/done", int(rows[0]), len(rows), "warning"
         )
 
     def _numbers(self, episodes: Episodes) -> Iterator[Finding]:

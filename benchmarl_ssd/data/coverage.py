@@ -120,7 +120,8 @@ class Grid:
         leading = leading * leading.gather(0, largest).sign()
         projected = centred @ leading
         quantiles = torch.tensor(_INNER, dtype=torch.float64)
-        low, high = torch.quantile(projected, quantiles, dim=0) if count else projected[:2]
+        ends = torch.quantile(projected, quantiles, dim=0) if count else projected.new_zeros(2, 0)
+        low, high = ends
         return cls(mean, scale, leading, low, high, variances)
 
     def project(self, points: torch.Tensor) -> torch.Tensor:

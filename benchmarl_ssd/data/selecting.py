@@ -139,7 +139,8 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Give what was asked for, without what was left open."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        asked = {name: value for name, value in asdict(self).items() if value is not None}
+        return asked | ({"ids": [int(id) for id in self.ids]} if self.ids is not None else {})
 
 
 def between_quantiles(values: torch.Tensor, low: float, high: float) -> torch.Tensor:

@@ -92,6 +92,13 @@ def resolve_task(
 def _look_into(task: TaskClass, table: Table, group: str | None, found: ImportTask) -> None:
     """Build the task's environment, and take from it what the source does not say."""
     name = f"{found.description['environment']}/{found.description['name']}"
+    kinds = {False: task.supports_continuous_actions(), True: task.supports_discrete_actions()}
+    if not kinds[table.discrete]:
+        words = ("continuous", "whole-numbered")
+        raise ValueError(
+            f"expected {words[not table.discrete]} actions as {name} has, found "
+            f"{words[table.discrete]} ones in the source; give another task, or {LOGGED}/NAME"
+        )
     with preserved_random_state():
         try:
             env = task.get_env_fun(

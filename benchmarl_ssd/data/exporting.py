@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,17 +75,16 @@ def export(
     metadata = validate(folder, check)
     temporary = file.parent / f".{file.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        # HDF5 would add to a file that is there; the name is new, and mode x insists on it.
-        archive = h5py.File(temporary, "x")
-        try:
-            _write(archive, h5py, folder, metadata, compress, progress)
-        finally:
-            archive.close()
+        with temporary.open("x+b", buffering=0) as raw:
+            disk = _Disk(raw)
+            with h5py.File(disk, "w") as archive:
+                _write(archive, h5py, folder, metadata, compress, progress, disk.check)
+            disk.check()
+            os.fsync(raw.fileno())
         _commit(temporary, file)
-    # h5py says RuntimeError where the disk is full while it closes a file.
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise DatasetError(
-            f"cannot write {file}: {getattr(error, 'strerror', None) or error}; "
+            f"cannot write {file}: {error.strerror or error}; "
             "choose a folder with room that can be written; nothing is left of this file"
         ) from error
     finally:
@@ -93,8 +93,54 @@ def export(
     return file
 
 
+class _Disk:
+    """A file for HDF5 that keeps a failure to itself, to be asked for.
+
+    Told of a full disk in the middle of its work, HDF5 repeats its complaint for every object that
+    it closes, straight to stderr.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        self.seek, self.tell = file.seek, file.tell
+        self.read, self.readinto = file.read, file.readinto
+
+    def check(self) -> None:
+        """Raise what has failed, if anything has."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, content: Any) -> int:
+        size = memoryview(content).nbytes
+        try:
+            rest = memoryview(content).cast("B")
+            while self._error is None and len(rest):
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int) -> int:
+        try:
+            if self._error is None:
+                self._file.truncate(size)
+        except OSError as error:
+            self._error = error
+        return size
+
+    def flush(self) -> None:
+        pass
+
+
 def _write(
-    archive: Any, h5py: Any, folder: Path, metadata: DatasetMetadata, compress: bool, progress: bool
+    archive: Any,
+    h5py: Any,
+    folder: Path,
+    metadata: DatasetMetadata,
+    compress: bool,
+    progress: bool,
+    check: Callable[[], None],
 ) -> None:
     archive.attrs["format"] = FORMAT
     archive.attrs["format_version"] = FORMAT_VERSION
@@ -123,6 +169,7 @@ def _write(
                     size = (stop - start) * row // dtype.itemsize
                     piece = np.fromfile(values, dtype, size)
                     dataset[start:stop] = piece.reshape(stop - start, *info.shape[1:])
+                    check()
                     bar.update(piece.nbytes)
 
 
@@ -153,8 +200,6 @@ def _check_free(file: Path) -> None:
 
 def _commit(temporary: Path, file: Path) -> None:
     """Give the file its name, unless something has that name by now."""
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
     try:
         os.link(temporary, file)  # unlike a renaming, a link never replaces anything
     except FileExistsError:

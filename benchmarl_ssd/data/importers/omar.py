@@ -31,7 +31,7 @@ FILES = {
 
 _NEEDED = ("observation", "action", "reward", "terminated")
 LENGTHS = {"mpe": 25, "simple_": 25, "halfcheetah": 1000}
-"""Time limits of OMAR's tasks, by a part of the folder's or the task's name."""
+"""Time limits of OMAR's tasks, by how a folder's or the task's name begins."""
 
 
 @contextmanager
@@ -122,8 +122,9 @@ def _seed_folder(source: Path, whose: str) -> Path:
 
 
 def _known_limit(folder: Path, task: str | None) -> int | None:
-    name = "/".join([*folder.resolve().parts[-4:], task or ""]).lower()
-    return next((limit for part, limit in LENGTHS.items() if part in name), None)
+    names = [name.lower() for name in ((task or "").split("/") + list(folder.resolve().parts))]
+    known = (LENGTHS[key] for name in names for key in LENGTHS if name.startswith(key))
+    return next(known, None)
 
 
 def _shared(parts: list[Column]) -> Column:

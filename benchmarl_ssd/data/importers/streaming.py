@@ -98,6 +98,11 @@ def write_table(
             if episodes is not None:
                 writer.extend(as_transitions(episodes, group))
             bar.update(stop - start)
+        if not cutter.marks and table.episode_length is None:
+            raise DatasetError(
+                f"expected episodes' ends in {', '.join(_ends_from(table).values())}, found none "
+                f"in {table.length} rows; give the time limit by --episode-length"
+            )
         if not writer.transitions:
             raise DatasetError(
                 "expected episodes of at least two steps, found none: without the observations "
@@ -136,11 +141,10 @@ def as_transitions(rows: Rows, group: str) -> TensorDict:
 def _derivation(
     table: Table, cutter: EpisodeCutter, padding: Padding, last_step: LastStep
 ) -> dict[str, Any]:
-    flags = [name for name in ("terminated", "truncated", "episode") if name in table.columns]
     derivation: dict[str, Any] = {
         "source_steps": table.length,
         "episode_length": table.episode_length,
-        "ends_from": {name: table.columns[name].name for name in flags},
+        "ends_from": _ends_from(table),
         "ends": cutter.ends,
         "marks": cutter.marks,
         "dropped_steps": cutter.dropped,
@@ -152,3 +156,8 @@ def _derivation(
     if padding.notes:
         derivation["padding"] = padding.notes
     return derivation
+
+
+def _ends_from(table: Table) -> dict[str, str]:
+    names = ("terminated", "truncated", "episode")
+    return {name: table.columns[name].name for name in names if name in table.columns}

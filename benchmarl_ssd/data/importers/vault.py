@@ -130,7 +130,12 @@ class _Store:
                 "it is no Vault of flashbax, or stored by another driver"
             )
         self.folder, self.bytes = folder, 0
-        for parent, _, files in os.walk(folder):
+        for parent, folders, files in os.walk(folder):
+            if any(Path(parent, name).is_symlink() for name in folders):
+                raise DatasetError(
+                    f"expected a Vault's own folders in {parent}, found a link; copy it with its "
+                    "contents"
+                )
             for name in files:
                 self.bytes += source_file(Path(parent, name), folder).stat().st_size
         self._tensorstore = tensorstore

@@ -92,7 +92,7 @@ def write_omiga(file, data, shared_reward=True):
 def vault_spec(folder, path):
     """Where flashbax puts an array of a Vault."""
     kvstore = {"driver": "ocdbt", "base": f"file://{folder}", "path": path}
-    return {"driver": "zarr", "kvstore": kvstore}
+    return {"driver": "zarr", "kvstore": kvstore, "context": {"file_io_sync": False}}
 
 
 def vault_leaves(data, truncated=None):

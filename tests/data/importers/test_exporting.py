@@ -76,11 +76,11 @@ def test_the_file_has_the_datasets_keys(tmp_path):
 
 
 def test_pieces_of_a_larger_dataset(tmp_path):
-    from_arrays(tmp_path / "dataset", **own_arrays(played(lengths=(300,) * 200, n=3, size=40)))
+    from_arrays(tmp_path / "dataset", **own_arrays(played(lengths=(300,) * 100, n=3, size=40)))
     file = export(tmp_path / "dataset", tmp_path / "d.hdf5", compress=False, progress=False)
     metadata = import_exported(file, tmp_path / "back", progress=False)
-    assert metadata.transitions == 60_000
-    assert metadata.size > 4 * exported._PIECE
+    assert metadata.transitions == 30_000
+    assert metadata.size > 3 * exported._PIECE
     assert metadata.checksum == OfflineDataset(tmp_path / "dataset").metadata.checksum
 
 

@@ -94,6 +94,10 @@ def import_(
     if format == "hdf5":
         others = {"--task": task, "--mapping": mapping, "--episode-length": episode_length,
                   "--group": group, "--action-low": action_low, "--action-high": action_high,
+                  "--reference-random": reference_random, "--reference-expert": reference_expert,
+                  "--strip-padding": strip_padding or None, "--no-state": None if state else True,
+                  "--last-step": None if last_step == "drop" else last_step,
+                  "--strip-agent-ids": strip_agent_ids or None,
                   "task options": overrides}  # fmt: skip
         for name, value in others.items():
             if value is not None:

@@ -3,6 +3,8 @@
 from benchmarl_ssd.data.buffer import OfflineReplayBuffer
 from benchmarl_ssd.data.dataset import OfflineDataset
 from benchmarl_ssd.data.errors import DatasetError
+from benchmarl_ssd.data.exporting import export
+from benchmarl_ssd.data.importers import from_arrays
 from benchmarl_ssd.data.metadata import DatasetMetadata
 from benchmarl_ssd.data.recipes import (
     Recipe,
@@ -25,6 +27,8 @@ __all__ = [
     "Recipe",
     "RecordingSetup",
     "build",
+    "export",
+    "from_arrays",
     "get_recipe",
     "record",
     "register_recipe",

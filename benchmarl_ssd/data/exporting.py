@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarl_ssd.data.errors import DatasetError
+from benchmarl_ssd.data.files import expect_nothing
 from benchmarl_ssd.data.layout import TensorInfo
 from benchmarl_ssd.data.metadata import FORMAT, FORMAT_VERSION, DatasetMetadata
 from benchmarl_ssd.data.validation import Check, validate
@@ -71,7 +72,9 @@ def export(
 
     h5py = import_h5py()
     folder, file = Path(path), Path(os.path.abspath(out))  # noqa: PTH100 - keep links as they are
-    _check_free(file)
+    expect_nothing(file)
+    if not file.parent.is_dir():
+        raise DatasetError(f"expected a folder at {file.parent}, found none; make it first")
     metadata = validate(folder, check)
     temporary = file.parent / f".{file.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -188,23 +191,13 @@ def numpy_dtype(info: TensorInfo) -> np.dtype:
     return torch.empty(0, dtype=info.torch_dtype).numpy().dtype
 
 
-def _check_free(file: Path) -> None:
-    if os.path.lexists(file):
-        raise DatasetError(
-            f"expected a path where nothing is yet, found {file}; files are never overwritten: "
-            "choose another path or remove this one"
-        )
-    if not file.parent.is_dir():
-        raise DatasetError(f"expected a folder at {file.parent}, found none; make it first")
-
-
 def _commit(temporary: Path, file: Path) -> None:
     """Give the file its name, unless something has that name by now."""
     try:
         os.link(temporary, file)  # unlike a renaming, a link never replaces anything
     except FileExistsError:
-        _check_free(file)
+        expect_nothing(file)
         raise
     except OSError:  # a file system without links
-        _check_free(file)
+        expect_nothing(file)
         temporary.rename(file)

@@ -1,6 +1,6 @@
-"""How much memory an import takes: a source in OMAR's format of N transitions, made up and imported.
+"""How much memory an import takes: a source of N transitions in OMAR's format, made up, imported.
 
-    python examples/data/import_memory.py --transitions 10_000_000 --json examples/data/import_memory.json
+    python examples/data/import_memory.py --transitions 10_000_000 --json import_memory.json
 
 The source and the dataset lie in a temporary folder, about 1 GB per million transitions together.
 """

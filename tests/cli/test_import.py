@@ -616,6 +616,13 @@ MALFORMED = {
     "no agents' numbers to strip": (
         paths(ids=False, arguments=["--strip-agent-ids"]), "leave out --strip-agent-ids",
     ),
+    "no room for agents' numbers": (
+        paths(edit("obs.npy", lambda values: values[..., :2]), arguments=["--strip-agent-ids"]),
+        "leave out --strip-agent-ids",
+    ),
+    "agents' numbers of MPE": (
+        lambda folder: ["madiff", omar()(folder)[1], "--strip-agent-ids"], "found MPE's files in",
+    ),
     # OMIGA's
     "an array missing": (omiga(lambda a: a.__delitem__("r")), "expected 'r' in"),
     "no HDF5": (lambda folder: ["omiga", omar()(folder)[1] / "obs_0.npy"], "expected an HDF5 file"),
@@ -683,6 +690,7 @@ MALFORMED = {
     "objects in an archive": (arrays(save=pickled), "which only pickle could read"),
     "half an archive": (arrays(cut("", 500)), "log.npz: it is damaged"),
     "a flipped bit": (arrays(flip), "log.npz: it is damaged"),
+    "a flipped bit, compressed": (arrays(flip, save=np.savez_compressed), "log.npz: it is damaged"),
     "an array that is not there": (
         arrays(mapping="observations: x"), "expected 'x' in",
     ),
@@ -752,6 +760,12 @@ MALFORMED = {
     "a task for an export": (
         lambda folder: [*exported()(folder), "--task", "mpe/world"], "expected no --task with hdf5",
     ),
+    "references for an export": (
+        lambda folder: [*exported()(folder), "--reference-expert", "1"], "no --reference-expert",
+    ),
+    "a last step of an export": (
+        lambda folder: [*exported()(folder), "--last-step", "repeat"], "expected no --last-step",
+    ),
     "a bound that is no number": (
         lambda folder: [*omar()(folder), "--action-low", "low"], "as --action-low, found 'low'",
     ),
@@ -800,6 +814,19 @@ def test_what_is_malformed_is_one_line_and_writes_nothing(tmp_path, run, kind):
 
 def test_there_are_enough_malformed_sources():
     assert len(MALFORMED) > 100
+
+
+@pytest.mark.parametrize(
+    ("make", "package", "extra"),
+    [(omiga(lambda archive: None), "h5py", "hdf5"), (vault(), "tensorstore", "vault")],
+)
+def test_a_package_that_is_missing_is_named(tmp_path, run, monkeypatch, make, package, extra):
+    arguments = make(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, error = run("import", *arguments, *NOWHERE, "--out", tmp_path / "out")
+    assert (code, len(error.splitlines())) == (1, 1)
+    assert f"expected {package} for" in error
+    assert f"pip install 'benchmarl-ssd[{extra}]'" in error
 
 
 def test_a_task_is_needed(tmp_path, run):

@@ -15,6 +15,7 @@ from benchmarl_ssd.data.importers.columns import Column, stack_agents
 from benchmarl_ssd.data.importers.files import reading, source_file
 from benchmarl_ssd.data.importers.options import ImportOptions
 from benchmarl_ssd.data.importers.table import Table
+from benchmarl_ssd.data.metadata import FORMAT
 
 QUANTITIES = {
     "observations": "observation",
@@ -104,7 +105,7 @@ def open_arrays(source: Path, options: ImportOptions) -> Iterator[Table]:
     opened: Any = npz.open_npz(source) if zipped else hdf5.open_hdf5(source)
     with opened as archive:
         found = npz.names(archive) if zipped else hdf5.names(archive)
-        if not zipped and "format" in archive.attrs and options.mapping is None:
+        if not zipped and archive.attrs.get("format") == FORMAT and options.mapping is None:
             raise DatasetError(
                 f"expected arrays of your own in {source}, found a dataset that "
                 "`benchmarl-ssd export` wrote; import it by `benchmarl-ssd import hdf5`"

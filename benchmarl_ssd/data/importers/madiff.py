@@ -49,6 +49,11 @@ def open_madiff(source: Path, options: ImportOptions) -> Iterator[Table]:
     """
     source_folder(source, "a folder of MADiff's with obs.npy or obs_0.npy")
     if not (source / "obs.npy").exists() and not (source / "path_lengths.npy").exists():
+        if options.strip_agent_ids:
+            raise DatasetError(
+                f"expected agents' one-hot numbers in observations of MaMuJoCo or SMAC only, found "
+                f"MPE's files in {source}; leave out --strip-agent-ids"
+            )
         yield per_agent_table(source, options, "MADiff")
         return
     columns: dict[str, Column] = {}
@@ -59,13 +64,13 @@ def open_madiff(source: Path, options: ImportOptions) -> Iterator[Table]:
             columns[name] = NpyFile(source / file, source)
     notes: dict[str, Any] = {"folder": f"{source.resolve().parent.name}/{source.resolve().name}"}
     observation = columns["observation"]
-    if len(observation.shape) == 3 and observation.shape[2] > observation.shape[1]:
-        has_ids = bool((observation.read(0, 1)[..., : observation.shape[1]] == _ids(columns)).all())
-        notes["agent_ids"] = "none"
-        if has_ids:
-            notes["agent_ids"] = "stripped" if options.strip_agent_ids else "first in observations"
-        if options.strip_agent_ids:
-            columns["observation"] = _without_ids(observation, _ids(columns))
+    if options.strip_agent_ids:
+        columns["observation"] = _without_ids(observation)
+        notes["agent_ids"] = "stripped"
+    elif len(observation.shape) == 3 and observation.shape[2] > observation.shape[1]:
+        n = observation.shape[1]
+        seen = (observation.read(0, 1)[..., :n] == np.eye(n)).all()
+        notes["agent_ids"] = "first in observations" if seen else "none"
     rows = len(observation)
     columns["episode"] = episode_numbers(NpyFile(source / "path_lengths.npy", source), rows)
     columns["terminated"], limit = _ends(source, columns, rows, options)
@@ -114,19 +119,18 @@ class PathEnds(Column):
         return numbers[1:] != numbers[:-1]
 
 
-def _ids(columns: dict[str, Column]) -> np.ndarray:
-    return np.eye(columns["observation"].shape[1])
-
-
-def _without_ids(observation: Column, ids: np.ndarray) -> Column:
-    n = len(ids)
+def _without_ids(observation: Column) -> Column:
+    error = DatasetError(
+        f"expected observations in {observation.name} to begin with the agents' one-hot numbers, "
+        "found others; leave out --strip-agent-ids"
+    )
+    if len(observation.shape) != 3 or observation.shape[2] <= observation.shape[1]:
+        raise error
+    n = observation.shape[1]
 
     def strip(values: np.ndarray) -> np.ndarray:
-        if not (values[..., :n] == ids).all():
-            raise DatasetError(
-                f"expected observations in {observation.name} to begin with the agents' one-hot "
-                "numbers, found others; leave out --strip-agent-ids"
-            )
+        if not (values[..., :n] == np.eye(n)).all():
+            raise error
         return values[..., n:]
 
     shape = (*observation.shape[:2], observation.shape[2] - n)

@@ -99,6 +99,8 @@ class NpzColumn(Column):
                 assert start == 0, "columns of an archive are read forwards"
             raw = self._bytes(stop - start, restart=start == 0)
             self._row = stop
+            if stop == len(self) and self._file.read(1):  # the end also tells whether all is whole
+                raise EOFError(f"{self._member} does not end")
             return np.frombuffer(raw, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def _bytes(self, rows: int, restart: bool) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.importers.columns import Column, Derived
 from benchmarl_ssd.data.importers.hdf5 import Hdf5Column, open_hdf5
+from benchmarl_ssd.data.importers.madiff import MUJOCO_LENGTH
 from benchmarl_ssd.data.importers.options import ImportOptions
 from benchmarl_ssd.data.importers.table import Table
 
@@ -22,8 +23,8 @@ def open_omiga(source: Path, options: ImportOptions) -> Iterator[Table]:
 
     It holds ``s`` ``[N, n, state]`` (the state, repeated per agent), ``o`` ``[N, n, obs]``, ``a``
     ``[N, n, action]``, ``r`` (one reward, or one per agent) and ``d`` ``[N, 1]``. The next row is
-    the next step; ``d`` ends an episode and is terminated, but where ``--episode-length`` says
-    that it was the time limit.
+    the next step; ``d`` ends an episode, which is terminated but at the time limit, MaMuJoCo's 1000
+    steps, where it is truncated.
 
     Args:
         source: the file.
@@ -49,7 +50,7 @@ def open_omiga(source: Path, options: ImportOptions) -> Iterator[Table]:
             "observations": "as stored; OMIGA's own environment appends the agent's one-hot number "
             "and standardises each observation vector before its policies see it",
         }
-        yield Table(columns, options.episode_length, notes)
+        yield Table(columns, options.episode_length or MUJOCO_LENGTH, notes)
 
 
 def _flat(column: Column, agents: int) -> Column:

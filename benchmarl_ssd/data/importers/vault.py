@@ -147,7 +147,7 @@ class _Store:
             "driver": "zarr",
             "kvstore": {
                 "driver": "ocdbt",
-                "base": f"file://{self.folder.resolve()}/",
+                "base": {"driver": "file", "path": f"{self.folder.resolve()}/"},
                 "path": path,
             },
         }

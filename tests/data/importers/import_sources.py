@@ -91,7 +91,8 @@ def write_omiga(file, data, shared_reward=True):
 
 def vault_spec(folder, path):
     """Where flashbax puts an array of a Vault."""
-    kvstore = {"driver": "ocdbt", "base": f"file://{folder}", "path": path}
+    base = {"driver": "file", "path": f"{folder}/"}
+    kvstore = {"driver": "ocdbt", "base": base, "path": path}
     return {"driver": "zarr", "kvstore": kvstore, "context": {"file_io_sync": False}}
 
 

@@ -185,6 +185,7 @@ def test_omiga(tmp_path, shared):
     assert_holds(dataset, data, terminated=[11, 31])
     limited = imported("omiga", source, tmp_path / "limit", episode_length=20)
     assert_holds(limited, data, keep=np.arange(31), terminated=[11])
+    assert dataset.metadata.source["derivation"]["episode_length"] == 1000
 
 
 def test_vault(tmp_path):
@@ -200,7 +201,7 @@ def test_vault(tmp_path):
 
 def test_vault_of_choices(tmp_path):
     data = played(lengths=(9, 7), n=3, size=5, choices=6)
-    source = write_vault(tmp_path / "3m.vlt" / "Poor", vault_leaves(data))
+    source = write_vault(tmp_path / "3m #1 ä%20?.vlt" / "Poor", vault_leaves(data))
     dataset = imported("vault", source, tmp_path / "out")
     assert_holds(dataset, data, terminated=[8, 15])
 

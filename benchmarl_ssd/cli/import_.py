@@ -91,6 +91,8 @@ def import_(
 
     if out.exists() or out.is_symlink():
         raise ValueError(f"expected --out where nothing is yet, found {out}; choose another folder")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"expected --out outside of {source}, which is left as it is; move it out")
     if format == "hdf5":
         others = {"--task": task, "--mapping": mapping, "--episode-length": episode_length,
                   "--group": group, "--action-low": action_low, "--action-high": action_high,

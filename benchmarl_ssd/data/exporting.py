@@ -73,6 +73,10 @@ def export(
     h5py = import_h5py()
     folder, file = Path(path), Path(os.path.abspath(out))  # noqa: PTH100 - keep links as they are
     expect_nothing(file)
+    if file.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(
+            f"expected a file outside of {folder}, found {file}; a dataset stays as it is"
+        )
     if not file.parent.is_dir():
         raise DatasetError(f"expected a folder at {file.parent}, found none; make it first")
     metadata = validate(folder, check)

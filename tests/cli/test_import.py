@@ -438,6 +438,10 @@ def pickled(file, **values):
     np.savez(file, **values)
 
 
+def numbered(file, **values):
+    np.savez(file, id=np.where(np.arange(15) == 4, np.inf, 1.0), **values)
+
+
 def bomb(file, **values):
     """A small archive of a few hundred MB of zeros."""
     with (
@@ -598,6 +602,9 @@ MALFORMED = {
     "a length that is NaN": (
         paths(edit("path_lengths.npy", lambda values: values * np.nan)), "expected whole numbers",
     ),
+    "an infinite length": (
+        paths(edit("path_lengths.npy", lambda values: values * np.inf)), "expected whole numbers",
+    ),
     "no lengths": (paths(remove("path_lengths.npy")), "expected path_lengths.npy in"),
     "no observations": (paths(remove("obs.npy")), "expected obs.npy in"),
     "choices of other agents": (
@@ -706,6 +713,11 @@ MALFORMED = {
     "a mapping of something unknown": (arrays(mapping="colours: c"), "found 'colours': 'c'"),
     "a mapping to a number": (arrays(mapping="observations: 3"), "found 'observations': 3"),
     "a mapping that is a list": (arrays(mapping="- a"), "found list"),
+    "a number of an episode that is none": (
+        arrays(mapping="observations: observations\nactions: actions\nrewards: rewards\n"
+                       "episodes: id", save=numbered),
+        "expected whole numbers in id, found inf at row 4",
+    ),
     "no file": (lambda folder: ["arrays", folder / "x.npz"], "expected x.npz in"),
     "an exported dataset": (
         lambda folder: ["arrays", exported()(folder)[1]], "import it by `benchmarl-ssd import hdf5",
@@ -832,6 +844,14 @@ def test_a_package_that_is_missing_is_named(tmp_path, run, monkeypatch, make, pa
 def test_a_task_is_needed(tmp_path, run):
     code, _, error = run("import", *omar()(tmp_path), "--out", tmp_path / "out")
     assert (code, "expected --task ENV/NAME" in error) == (1, True)
+
+
+def test_nothing_is_written_into_the_source(tmp_path, run):
+    arguments = omar()(tmp_path)
+    before = fingerprint(tmp_path)
+    code, _, error = run("import", *arguments, *NOWHERE, "--out", arguments[1] / "out")
+    assert (code, "expected --out outside of" in error) == (1, True)
+    assert fingerprint(tmp_path) == before
 
 
 def test_nothing_is_overwritten(tmp_path, run):

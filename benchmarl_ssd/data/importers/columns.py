@@ -163,7 +163,9 @@ def episode_numbers(lengths: Column, rows: int) -> Column:
         array([0, 1, 1])
     """
     values = lengths.read(0, len(lengths)).reshape(-1)
-    if not (np.isfinite(values).all() and (values >= 1).all() and (values % 1 == 0).all()):
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(values) & (values >= 1) & (values < 2**53) & (values % 1 == 0)
+    if not whole.all():
         raise DatasetError(
             f"expected whole numbers of at least 1 in {lengths.name}, found "
             f"{values[:5].tolist()}...; give the number of steps of each episode"

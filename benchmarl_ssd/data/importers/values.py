@@ -147,7 +147,8 @@ def _flags(column: str, values: np.ndarray, row: int) -> np.ndarray:
 
 def _episodes(column: str, values: np.ndarray, row: int) -> np.ndarray:
     if values.dtype.kind == "f":
-        wrong = ~(np.isfinite(values) & (values % 1 == 0))
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.isfinite(values) & (np.abs(values) < 2**53) & (values % 1 == 0))
         if wrong.any():
             at = int(wrong.argmax())
             raise DatasetError(

@@ -112,6 +112,8 @@ def test_an_export_replaces_nothing(tmp_path):
     with pytest.raises(DatasetError, match="nothing is yet"):
         export(folder, tmp_path / "d.hdf5")
     assert (tmp_path / "d.hdf5").read_text() == "mine"
+    with pytest.raises(DatasetError, match="expected a file outside of"):
+        export(folder, folder / "d.hdf5")
     with pytest.raises(DatasetError, match="expected a folder"):
         export(folder, tmp_path / "no" / "d.hdf5")
     (folder / "data" / "episode.memmap").write_bytes(b"")

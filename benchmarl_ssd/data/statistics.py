@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -35,8 +36,10 @@ class EpisodeStatistics:
     """
 
     def __init__(self) -> None:
-        self._returns: list[torch.Tensor] = []
-        self._lengths: list[torch.Tensor] = []
+        # Not a list of tensors: small ones that stay, among large ones that go, would keep the
+        # memory of these from being given back, and a long recording's would grow.
+        self._returns = array("d")
+        self._lengths = array("q")
 
     def add(self, rewards: torch.Tensor, done: torch.Tensor) -> None:
         """Take whole episodes.
@@ -48,18 +51,20 @@ class EpisodeStatistics:
         ends = done.nonzero().flatten()
         episode = torch.cumsum(done.long(), 0) - done.long()
         returns = torch.zeros(len(ends), dtype=torch.float64)
-        self._returns.append(returns.index_add_(0, episode, rewards.double()))
-        self._lengths.append(torch.diff(ends, prepend=ends.new_tensor([-1])))
+        returns.index_add_(0, episode, rewards.double())
+        self._returns.frombytes(returns.numpy().tobytes())
+        lengths = torch.diff(ends, prepend=ends.new_tensor([-1]))
+        self._lengths.frombytes(lengths.numpy().tobytes())
 
     @property
     def returns(self) -> torch.Tensor:
         """Return of each episode so far, float64 ``[episodes]``."""
-        return torch.cat(self._returns)
+        return torch.tensor(self._returns, dtype=torch.float64)
 
     @property
     def lengths(self) -> torch.Tensor:
         """Length of each episode so far in steps, int64 ``[episodes]``."""
-        return torch.cat(self._lengths)
+        return torch.tensor(self._lengths, dtype=torch.int64)
 
     def summary(self) -> tuple[dict[str, float], dict[str, float]]:
         """Summarise the episodes so far.

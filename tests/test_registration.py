@@ -56,7 +56,9 @@ def composed(*overrides):
 
 
 def python(*arguments, cwd, path=None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A data root of its own: datasets below the user's would be tasks (`logged/NAME`).
+    root = str(Path(cwd) / "root")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BENCHMARL_SSD_ROOT": root}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     return subprocess.run(

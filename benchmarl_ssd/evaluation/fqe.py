@@ -47,6 +47,8 @@ class FqeOptions:
         lr: learning rate at the start, > 0; it falls to zero along a cosine.
         gamma: discount of the estimated return, in (0, 1].
         confidence: nominal coverage of the interval, in (0, 1).
+        warm_up: share of the steps, in [0, 1), that fit the logged returns-to-go: the data's own
+            values, from which the policy's are reached sooner than from nothing.
         target_rate: share of the way that the target network goes at each step, in (0, 1].
         seed: of initial weights, bootstrap and batches.
 
@@ -54,14 +56,15 @@ class FqeOptions:
         ValueError: if an option is out of range.
     """
 
-    steps: int = 3000
+    steps: int = 5000
     members: int = 5
     num_cells: Sequence[int] = (128, 128)
     batch_size: int = 256
-    lr: float = 1e-3
+    lr: float = 3e-3
     gamma: float = 1.0
     confidence: float = 0.95
-    target_rate: float = 0.02
+    warm_up: float = 0.1
+    target_rate: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +77,8 @@ class FqeOptions:
                 raise ValueError(f"expected {name} in (0, {high:g}], found {getattr(self, name)}")
         if self.confidence == 1:
             raise ValueError("expected confidence in (0, 1), found 1.0")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"expected warm_up in [0, 1), found {self.warm_up}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def fit_fqe(
     fit = _Fit(data, next_actions, first_actions, options)
     with torch.enable_grad():
         for step in range(options.steps):
-            fit.step(0.5 * (1 + math.cos(math.pi * step / options.steps)))
+            fit.step(step)
     value, members = fit.values()
     spread = members.std().item() * student_quantile(options.confidence, len(members) - 1)
     return FqeEstimate(
@@ -174,9 +179,11 @@ class _Fit:
         per_step = data.returns_to_go() / (data.horizon - data.step)
         self.mean = data.reward.mean()
         self.scale = per_step.std(correction=0).clamp_min(1e-6)
-        self.low, self.high = data.reward.min(), data.reward.max()
-        if bool(data.terminated.any()) or bool((data.lengths < data.horizon).any()):
-            self.low, self.high = self.low.clamp_max(0), self.high.clamp_min(0)
+        self.logged = (per_step - self.mean) / self.scale
+        # What the mean reward of the remaining steps can be; after a termination they pay nothing.
+        self.low, self.high = data.reward.min().item(), data.reward.max().item()
+        if bool(data.terminated.any()):
+            self.low, self.high = min(self.low, 0.0), max(self.high, 0.0)
         sizes = (len(data.features(data.starts[:1])[0]), first_actions.shape[-1])
         inputs = sum(sizes) + 1 + 2 * _FREQUENCIES
         shape = [inputs, *options.num_cells, 1]
@@ -192,17 +199,18 @@ class _Fit:
         self.sample = torch.randint(episodes, (options.members, episodes), generator=self.generator)
         self._reach = data.lengths[self.sample].cumsum(1)
 
-    def step(self, rate: float) -> None:
-        """One gradient step of all members at ``rate`` times the learning rate."""
+    def step(self, index: int) -> None:
+        """Gradient step ``index`` of all members."""
         data, options = self.data, self.options
         rows = self._rows()
         time = data.step[rows]
-        target = self._targets(rows, time)
+        warming_up = index < options.warm_up * options.steps
+        target = self.logged[rows].to(data.device) if warming_up else self._targets(rows, time)
         predicted = self._standardised(self.critics, data.features(rows), data.actions(rows), time)
         # Summed over members, so that each is fitted as if it were alone.
         loss = (predicted - target).square().mean(1).sum()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * options.lr
+            group["lr"] = options.lr * 0.5 * (1 + math.cos(math.pi * index / options.steps))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -210,7 +218,7 @@ class _Fit:
             for slow, fast in zip(
                 self.targets.parameters(), self.critics.parameters(), strict=True
             ):
-                slow.lerp_(fast, options.target_rate)
+                slow.lerp_(fast, 1.0 if warming_up else options.target_rate)
 
     @torch.no_grad()
     def values(self) -> tuple[float, Tensor]:

@@ -56,9 +56,9 @@ class TeamTransitions:
         actions = {f"{group}/action" for group in self.groups}
         self._observed: list[NestedKey] = [
             name_key(name)
-            for name, info in sorted(metadata.tensors.items())
+            for name in sorted(metadata.tensors)
             if f"next/{name}" in metadata.tensors and name not in actions
-            if info.torch_dtype.is_floating_point
+            if not name.endswith("/action_mask")  # what is allowed is no news of the state
         ]
         stride = max(1, len(data) // _STATISTICS_ROWS)
         self._mean, self._scale = torch.zeros(()), torch.ones(())

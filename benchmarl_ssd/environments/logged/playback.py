@@ -95,12 +95,18 @@ class PlaybackEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         keys = [*self._observed, *self._rewards, *((flag,) for flag in specs.FLAGS)]
-        out = self._read([("next", *key) for key in keys], self._row).get("next")
+        out = self._read(keys, self._row, following=True)
         self._row = torch.minimum(self._row + 1, self._ends[self.episode])
         return out
 
-    def _read(self, keys: list[tuple[str, ...]], rows: Tensor) -> TensorDict:
-        out = TensorDict({}, batch_size=self.batch_size, device=self.device)
+    def _read(
+        self, keys: list[tuple[str, ...]], rows: Tensor, following: bool = False
+    ) -> TensorDict:
+        worlds = self.batch_size
+        out = TensorDict({}, batch_size=worlds, device=self.device)
+        for group, agents in self.group_map.items():
+            out[group] = TensorDict({}, batch_size=[*worlds, len(agents)], device=self.device)
+        source = self.dataset.data.get("next") if following else self.dataset.data
         for key in keys:
-            out.set(key, self.dataset.data.get(key)[rows].to(self.device))
+            out.set(key, source.get(key)[rows].to(self.device))
         return out

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -33,6 +32,7 @@ from import_sources import (
 from benchmarl_ssd.cli import main
 from benchmarl_ssd.data import OfflineDataset, export
 from benchmarl_ssd.data.examples import write_example
+from benchmarl_ssd.data.importers import streaming
 from benchmarl_ssd.data.metadata import DatasetMetadata
 
 NOWHERE = ["--task", "logged/mine"]
@@ -948,25 +948,25 @@ def test_two_writers_at_once(tmp_path):
     assert len(OfflineDataset(tmp_path / "both" / "dataset", check="full")) == 10_000
 
 
-def test_a_terminated_import_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch, end):
     data = played(lengths=(25,) * 2000, n=3, size=18)
     source = write_omar(tmp_path / "simple_spread" / "seed_0_data", data)
-    # A row at a time, and slowly: there is time to stop it in the middle of its work.
-    script = (
-        "import time; from benchmarl_ssd.data.importers import streaming as s;"
-        "s.PIECE = 1000; old = s.converted;"
-        "s.converted = lambda *a: (time.sleep(0.01), old(*a))[1];"
-        "from benchmarl_ssd.cli import main; main()"
-    )
-    command = [sys.executable, "-c", script, "import", "omar", source, *NOWHERE,
-               "--out", tmp_path / "new" / "dataset"]  # fmt: skip
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.rglob("action.memmap")):
-        assert process.poll() is None
+    convert = streaming.converted
+
+    def slowly(*arguments):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error.splitlines()[-1]) == (
-        1, "error: interrupted; nothing was written",
-    )  # fmt: skip
+        return convert(*arguments)
+
+    monkeypatch.setattr(streaming, "PIECE", 100_000)  # the child inherits both
+    monkeypatch.setattr(streaming, "converted", slowly)
+    arguments = ["import", "omar", source, *NOWHERE, "--out", tmp_path / "new" / "dataset"]
+    process = in_child(tmp_path, "error", arguments)
+    while not list(tmp_path.rglob("action.memmap")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, end)
+    process.join(60)
+    error = (tmp_path / "error").read_text()
+    assert (process.exitcode, error) == (1, "error: interrupted; nothing was written\n")
     assert not (tmp_path / "new").exists()

@@ -267,8 +267,11 @@ def test_stock_commands(tmp_path):
     for checkpoint in sorted(tmp_path.rglob("checkpoint_2.pt")):
         again = stock("evaluate", str(checkpoint))
         assert again.returncode == 0, again.stderr
-        (file,) = Path(checkpoint).parents[1].rglob("eval_fqe_return_estimate.csv")
-        assert len(file.read_text().splitlines()) == 2
+        folder = Path(checkpoint).parents[1]
+        (file,) = folder.rglob("eval_fqe_return_estimate.csv")
+        final = json.loads((folder / "summary.json").read_text())["final"]
+        step, value = file.read_text().splitlines()[-1].split(",")
+        assert (step, float(value)) == ("2", final["fqe_return_estimate"])
 
     nothing = stock("run", "algorithm=bc", "task=logged/dataset", *quick)
     assert nothing.returncode == 1

@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from benchmarl_ssd.data.describing import Description
+    from benchmarl_ssd.evaluation.coordination_report import Coordination
 
 _BAR = 40
 _ACTIONS = ("mean", "std", "min", "max", "at_low", "at_high")
@@ -33,6 +34,13 @@ def describe(
     figure: Annotated[
         Path | None, typer.Option(help="Draw it, too, into this file; it must not exist.")
     ] = None,
+    coordination: Annotated[
+        bool,
+        typer.Option(
+            "--coordination",
+            help="Estimate what agents' actions share given the state; takes a few minutes.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a dataset: returns and scores, lengths, actions, coverage, provenance, size.
@@ -40,7 +48,8 @@ def describe(
     AT LOW and AT HIGH are the shares of actions within a thousandth of the range of their bounds.
     Coverage tells how evenly the dataset fills what it spans: observations on up to three principal
     axes of ten cells each; the effective number of cells is the exponential of their entropy. It
-    says nothing of states outside: compare datasets with --grid-from.
+    says nothing of states outside: compare datasets with --grid-from. Coordination is the total
+    correlation of the agents' actions given the state, in nats: 0 where they act independently.
     """
     from benchmarl_ssd.data.describing import describe as describe_dataset
 
@@ -61,6 +70,12 @@ def describe(
         ("COVERAGE", list(_coverage(found.coverage, grid_from))),
         ("SOURCE", list(_source(found.metadata.source))),
     ]
+    if coordination:
+        results = _coordination(folders[0])
+        content["coordination"] = [result.to_dict() for result in results]
+        sections.append(
+            ("COORDINATION", [f"  {line}" for r in results for line in f"{r}".split("\n")])
+        )
     if figure is not None:
         plot_dataset(found, figure)
     if as_json:
@@ -100,6 +115,20 @@ def _find(name: str) -> Path:
 
     with contextlib.redirect_stdout(sys.stderr):  # a recipe may say that it is being built
         return resolve(name)
+
+
+def _coordination(folder: Path) -> list[Coordination]:
+    from tqdm import tqdm
+
+    from benchmarl_ssd.evaluation.coordination import coordination
+
+    with tqdm(unit=" steps", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return coordination(folder, progress=show)
 
 
 def _about(found: Description) -> Iterator[str]:

@@ -70,6 +70,7 @@ def coordination(
     Raises:
         DatasetError: if no group has two agents, actions are not continuous, or there are fewer
             than 20 episodes.
+        ValueError: if the resolution is out of its range.
 
     Example:
         >>> from benchmarl_ssd.data import build
@@ -96,6 +97,7 @@ def coordination(
             f"expected at least {_FEWEST_EPISODES} episodes to tell chance from coordination, "
             f"found {metadata.episodes}; record more"
         )
+    NoiseLevels(resolution)  # complains now rather than after minutes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return [_coordination(dataset, name, resolution, iterations, progress) for name in groups]

@@ -83,12 +83,8 @@ class OfflineCallback(Callback):
     def on_train_step(self, batch: TensorDictBase, group: str) -> None:
         """Move the learning rates along their schedule."""
         self.steps[group] += 1
-        if self.algorithm.dataset is None or self.algorithm.lr_schedule == "constant":
-            return
         for name, optimizer in self.experiment.optimizers[group].items():
-            first, last = self.algorithm.stage(name)
-            done = min(max(0.0, (self.steps[group] - first) / max(1, last - first)), 1.0)
-            factor = 0.5 * (1 + math.cos(math.pi * done))
+            factor = self.algorithm.lr_factor(name, self.steps[group])
             for part, base in zip(optimizer.param_groups, self._base_lr[group][name], strict=True):
                 part["lr"] = base * factor
 
@@ -105,10 +101,11 @@ class OfflineCallback(Callback):
         returns = episode_returns(rollouts, self.experiment.group_map)
         self.last_return = returns.mean().item()
         score = normalised(self.last_return, self.references)
+        metrics = self.algorithm.diagnose(max(self.steps.values()))
         if score is not None:
-            self.experiment.logger.log(
-                {"eval/normalised_return": score}, step=self.experiment.n_iters_performed
-            )
+            metrics["eval/normalised_return"] = score
+        if metrics:
+            self.experiment.logger.log(metrics, step=self.experiment.n_iters_performed)
         if self.last_return > self.best_return:
             self.best_return = self.last_return
             self.best_parameters = copy.deepcopy(self.experiment.policy.state_dict())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarl.algorithms.common import Algorithm
+from benchmarl.models import MlpConfig
 from benchmarl.models.common import ModelConfig
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
@@ -23,6 +26,9 @@ from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.recipes import recipes, resolve
 from benchmarl_ssd.environments import LoggedClass, changed_options
 from benchmarl_ssd.modules import ActionScaler
+
+# Rewards that are looked at for their scale.
+_N_REWARDS = 100_000
 
 
 class OfflineAlgorithm(Algorithm):
@@ -65,10 +71,14 @@ class OfflineAlgorithm(Algorithm):
         self.final_evaluation_episodes = final_evaluation_episodes
         for group in self.group_map:  # so that a wrong option is found before anything runs
             self.get_loss_and_updater(group)
-        logged = isinstance(self.experiment.task, LoggedClass)
-        callback = OffPolicyCallback(self) if logged else OfflineCallback(self)
+        callback = OfflineCallback(self) if self.plays_episodes else OffPolicyCallback(self)
         callback.experiment = self.experiment
         self.experiment.callbacks = [*self.experiment.callbacks, callback]
+
+    @property
+    def plays_episodes(self) -> bool:
+        """Whether the task has a simulator; a logged task has none."""
+        return not isinstance(self.experiment.task, LoggedClass)
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -190,8 +200,14 @@ class OfflineAlgorithm(Algorithm):
         )
         return TensorDictSequential(*policy_for_loss, noise)
 
-    def critic(self, group: str, out_key: str, with_action: bool) -> TensorDictModule:
-        """Build a joint critic of the team from BenchMARL's critic model, writing ``[*B, 1]``."""
+    def critic(
+        self, group: str, out_key: str, with_action: bool, layer_norm: bool = False
+    ) -> TensorDictModule:
+        """Build a joint critic of the team from BenchMARL's critic model, writing ``[*B, 1]``.
+
+        ``layer_norm`` gives an MLP that asks for no norm of its own layer norm and ReLU: critics
+        of other actions than the logged ones diverge without, and none learns as fast.
+        """
         n_agents = len(self.group_map[group])
         modules = []
         if self.state_spec is None:
@@ -209,7 +225,10 @@ class OfflineAlgorithm(Algorithm):
                 )
                 size = self.action_spec[group, "action"].shape.numel()
                 spec.update({"global_action": Unbounded(shape=(size,))})
-        model = self.critic_model_config.get_model(
+        config = self.critic_model_config
+        if layer_norm and isinstance(config, MlpConfig) and config.norm_class is None:
+            config = normalised_mlp(config)
+        model = config.get_model(
             input_spec=spec,
             output_spec=Composite({out_key: Unbounded(shape=(1,))}),
             n_agents=n_agents,
@@ -221,6 +240,17 @@ class OfflineAlgorithm(Algorithm):
             action_spec=self.action_spec,
         )
         return TensorDictSequential(*modules, model)
+
+    def reward_scale(self, group: str, option: float | None) -> float:
+        """Return ``option``, or one over the deviation of the dataset's team rewards."""
+        if option is not None or self.dataset is None:
+            return 1.0 if option is None else option
+        reward = self.dataset.group_data(group)["next"].get((group, "reward"), None)
+        if reward is None:  # one reward for all agents
+            reward = self.dataset.data["next", "reward"].unsqueeze(-2)
+        step = max(1, len(reward) // _N_REWARDS)  # evenly over the whole dataset
+        deviation = reward[::step].double().mean(-2).std().item()
+        return 1.0 / deviation if deviation > 1e-6 else 1.0
 
     # -- optimisation -------------------------------------------------------------------------
 
@@ -238,6 +268,18 @@ class OfflineAlgorithm(Algorithm):
         """First and last (exclusive) optimiser step in which a loss is trained."""
         return 0, self.total_iterations * self.steps_per_iteration
 
+    def lr_factor(self, loss_name: str, step: int) -> float:
+        """Share of its full learning rate that a loss has after ``step`` optimiser steps."""
+        if self.dataset is None or self.lr_schedule == "constant":
+            return 1.0
+        first, last = self.stage(loss_name)
+        done = min(max(0.0, (step - first) / max(1, last - first)), 1.0)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    def diagnose(self, step: int) -> dict[str, float]:
+        """Return what else to log at an evaluation, by name, after ``step`` optimiser steps."""
+        return {}
+
     def parameter_group(self, params: Any, lr: float | None) -> list[dict[str, Any]]:
         """Return parameters with a learning rate of their own (``None``: the experiment's)."""
         trained = [p for p in params if isinstance(p, torch.nn.Parameter)]
@@ -246,6 +288,19 @@ class OfflineAlgorithm(Algorithm):
     def set_team_keys(self, group: str, loss: LossModule) -> None:
         """Point a loss at the group's entries."""
         loss.set_keys(action=(group, "action"), reward=(group, "reward"))
+
+
+def normalised_mlp(config: MlpConfig) -> MlpConfig:
+    """Return the same MLP with layer norm before ReLU activations."""
+    widths = config.num_cells
+    widths = [widths] if isinstance(widths, int) else list(widths)
+    return dataclasses.replace(
+        config,
+        activation_class=torch.nn.ReLU,
+        activation_kwargs=None,
+        norm_class=torch.nn.LayerNorm,
+        norm_kwargs=[{"normalized_shape": width} for width in widths],
+    )
 
 
 def _join_agents(action: torch.Tensor) -> torch.Tensor:

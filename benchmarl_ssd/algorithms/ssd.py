@@ -13,9 +13,15 @@ from torchrl.objectives import LossModule, ValueEstimators
 
 from benchmarl_ssd.algorithms.common import OfflineAlgorithm
 from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
+from benchmarl_ssd.algorithms.sample_quality import SamplePolicy, sample_quality
+from benchmarl_ssd.evaluation.episodes import episode_returns, rollout_episodes
 from benchmarl_ssd.modules import ConditionalScore
+from benchmarl_ssd.modules.conventions import ConventionNetwork
 from benchmarl_ssd.modules.noise import NoiseWindow
 from benchmarl_ssd.objectives import SsdLoss
+
+# Share of stage 2 before learning rates fall.
+_HOLD = 0.6
 
 
 class Ssd(OfflineAlgorithm):
@@ -34,24 +40,37 @@ class Ssd(OfflineAlgorithm):
         order (str): order of the agents, ``fixed``, ``reversed`` or ``random``.
         condition (str, optional): what scores are conditioned on besides the prefix, ``state`` or
             ``observation``; ``None``: ``state`` for the joint score, else ``observation``.
-        beta (float): temperature of the extraction, at least 0.
+        beta (float, optional): temperature of the extraction, at least 0; ``None``: from the data.
         normalise_q (bool): divide the critic's gradient by its mean norm.
+        beta_warmup (float): share of stage 2 in which beta grows from 0, in [0, 1].
         weighting (str): weight of the noise levels, ``one``, ``sigma2`` or ``alpha_over_sigma``.
+        n_conventions (int): components of the team's mixture, told to scores; 1: none, the paper's.
         t_min (float): smallest noise time of the extraction.
         t_max (float): largest noise time at its start.
         t_final (float): largest noise time at its end.
         t_width (float): width of the window that slides between them.
         annealing (float): share of the extraction in which it slides.
         pretrain_fraction (float): share of the run's iterations in stage 1, in (0, 1).
+        score_share (float): share of stage 1 that fits scores and clones, in (0, 1); the rest fits
+            the critic.
         score_num_cells (list of int): widths of the score networks' layers.
+        regression_num_cells (list of int): widths of their regressions' layers.
         n_noise_draws (int): noise draws per transition in stage 1.
         n_policy_noise_draws (int): noise draws per transition in stage 2.
         num_qvalue_nets (int): critics in the ensemble.
         expectile (float): of the value regression, in (0, 1).
         loss_function (str): distance of the Q regression.
+        reward_scale (float, optional): factor on the rewards; ``None``: one over the standard
+            deviation of the team's reward in the dataset.
+        critic (str): ``following`` the policies in stage 2, or ``frozen`` as in the paper.
+        critic_layer_norm (bool): layer norm and ReLU in MLP critics that ask for no norm.
+        policy_noise (float): noise on the policies' next actions, of the critic that follows.
+        noise_clip (float): bound of that noise.
+        warm_start (bool): clone the behaviour in stage 1.
         score_lr (float, optional): learning rate; ``None``: the experiment's.
         critic_lr (float, optional): likewise.
-        actor_lr (float, optional): likewise.
+        actor_lr (float, optional): likewise, in stage 2.
+        clone_lr (float, optional): of the policies in stage 1; ``None``: the experiment's.
         **kwargs: see :class:`OfflineAlgorithm`.
     """
 
@@ -60,38 +79,56 @@ class Ssd(OfflineAlgorithm):
         decomposition: str,
         order: str,
         condition: str | None,
-        beta: float,
+        beta: float | None,
         normalise_q: bool,
+        beta_warmup: float,
         weighting: str,
+        n_conventions: int,
         t_min: float,
         t_max: float,
         t_final: float,
         t_width: float,
         annealing: float,
         pretrain_fraction: float,
+        score_share: float,
         score_num_cells: list[int],
+        regression_num_cells: list[int],
         n_noise_draws: int,
         n_policy_noise_draws: int,
         num_qvalue_nets: int,
         expectile: float,
         loss_function: str,
+        reward_scale: float | None,
+        critic: str,
+        critic_layer_norm: bool,
+        policy_noise: float,
+        noise_clip: float,
+        warm_start: bool,
         score_lr: float | None,
         critic_lr: float | None,
         actor_lr: float | None,
+        clone_lr: float | None,
         **kwargs: Any,
     ) -> None:
         if not 0 < pretrain_fraction < 1:
             raise ValueError(f"expected pretrain_fraction in (0, 1), found {pretrain_fraction}")
-        self.pretrain_fraction = pretrain_fraction
+        if not 0 < score_share < 1:
+            raise ValueError(f"expected score_share in (0, 1), found {score_share}")
+        self.score_share = score_share
+        if n_conventions < 1:
+            raise ValueError(f"expected n_conventions of at least 1, found {n_conventions}")
+        self.pretrain_fraction, self.n_conventions = pretrain_fraction, n_conventions
         self.score_options: dict[str, Any] = {
             "decomposition": decomposition,
             "order": order,
             "condition": condition or ("state" if decomposition == "joint" else "observation"),
             "hidden_sizes": list(score_num_cells),
+            "regression_sizes": list(regression_num_cells),
         }
         self.loss_options: dict[str, Any] = {
             "beta": beta,
             "normalise_q": normalise_q,
+            "beta_warmup": beta_warmup,
             "weighting": weighting,
             "window": NoiseWindow(t_min, t_max, t_final, t_width, annealing),
             "n_noise_draws": n_noise_draws,
@@ -99,7 +136,14 @@ class Ssd(OfflineAlgorithm):
             "num_qvalue_nets": num_qvalue_nets,
             "expectile": expectile,
             "loss_function": loss_function,
+            "critic": critic,
+            "policy_noise": policy_noise,
+            "noise_clip": noise_clip,
+            "warm_start": warm_start,
         }
+        self.following, self.warm_start = critic == "following", warm_start
+        self.reward_scale_option, self.critic_layer_norm = reward_scale, critic_layer_norm
+        self.clone_lr = clone_lr
         self.learning_rates = {"score": score_lr, "critic": critic_lr, "actor": actor_lr}
         super().__init__(**kwargs)
 
@@ -111,14 +155,43 @@ class Ssd(OfflineAlgorithm):
         iterations = round(self.pretrain_fraction * self.total_iterations)
         return min(max(1, iterations), self.total_iterations - 1) * self.steps_per_iteration
 
+    @property
+    def score_steps(self) -> int | None:
+        """Optimiser steps of the scores' part of stage 1, whole iterations; ``None``: no parts."""
+        if self.pretrain_steps is None:
+            return None
+        iterations = self.pretrain_steps // self.steps_per_iteration
+        if iterations < 2:
+            return None
+        mine = min(max(1, round(self.score_share * iterations)), iterations - 1)
+        return mine * self.steps_per_iteration
+
     def stage(self, loss_name: str) -> tuple[int, int]:
         """First and last (exclusive) optimiser step in which a loss is trained."""
         first, last = super().stage(loss_name)
         if self.pretrain_steps is None:
             return first, last
-        return (
-            (self.pretrain_steps, last) if loss_name == "loss_actor" else (0, self.pretrain_steps)
-        )
+        if loss_name == "loss_actor" or (loss_name == "loss_qvalue" and self.following):
+            return self.pretrain_steps, last
+        if self.score_steps is None:
+            return 0, self.pretrain_steps
+        if loss_name in ("loss_qvalue", "loss_value"):
+            return self.score_steps, self.pretrain_steps
+        return 0, self.score_steps
+
+    def lr_factor(self, loss_name: str, step: int) -> float:
+        """Share of a full rate: in stage 2 full until ``_HOLD`` of it, as the targets move."""
+        first, last = self.stage(loss_name)
+        if loss_name == "loss_actor" and step < first:
+            clone = self.experiment_config.lr if self.clone_lr is None else self.clone_lr
+            actor = self.learning_rates["actor"] or self.experiment_config.lr
+            # Where actions tell nothing there is nothing to clone but their noise.
+            known = min(loss.information.nan_to_num(0.0).item() for loss in self.losses())
+            return clone / actor * min(1.0, known) * super().lr_factor("loss_score", step)
+        if first < (self.pretrain_steps or 0) or not self.following or self.dataset is None:
+            return super().lr_factor(loss_name, step)
+        held = first + _HOLD * (last - first)
+        return super().lr_factor(loss_name, round(first + max(0.0, step - held) / (1 - _HOLD)))
 
     def score(self, group: str) -> ConditionalScore:
         """Build the conditional scores of a group."""
@@ -127,15 +200,58 @@ class Ssd(OfflineAlgorithm):
             keys = [unravel_key(key) for key in self.state_spec.keys(True, True)]
             size = sum(self.state_spec[key].shape.numel() for key in keys)
         else:
-            spec = self.observation_spec[group]
-            leaves = [key if isinstance(key, tuple) else (key,) for key in spec.keys(True, True)]
-            keys = [(group, *leaf) for leaf in leaves]
-            size = sum(spec[leaf].shape.numel() for leaf in leaves)
+            keys, size = self._observed(group)
             if self.score_options["condition"] == "observation":
                 size //= n_agents
+        if self.n_conventions > 1:
+            keys = [*keys, (group, "convention")]
+            per_agent = self.score_options["condition"] == "observation"
+            size += self.n_conventions * (1 if per_agent else n_agents)
         return ConditionalScore.build(
             n_agents, action_dim, size, keys, device=self.device, **self.score_options
         )
+
+    def conventions(self, group: str) -> ConventionNetwork | None:
+        """Build the mixture of a group's conventions, if there is to be one."""
+        if self.n_conventions == 1:
+            return None
+        n_agents, action_dim = self.action_spec[group, "action"].shape
+        keys, size = self._observed(group)
+        return ConventionNetwork(
+            n_agents, self.n_conventions, size // n_agents, action_dim, keys, device=self.device
+        )
+
+    def _observed(self, group: str) -> tuple[list[Any], int]:
+        # What the agents of a group observe, and the size of it, of all agents together.
+        spec = self.observation_spec[group]
+        leaves = [key if isinstance(key, tuple) else (key,) for key in spec.keys(True, True)]
+        size = sum(spec[leaf].shape.numel() for leaf in leaves)
+        return [(group, *leaf) for leaf in leaves], size
+
+    def losses(self) -> list[SsdLoss]:
+        """The groups' losses."""
+        return list(self.experiment.losses.values())
+
+    def diagnose(self, step: int) -> dict[str, float]:
+        """While scores are fitted: how good samples of them are, offline and played."""
+        last = self.stage("loss_score")[1]
+        if self.dataset is None or not 0 < step <= last:
+            return {}
+        losses = self.experiment.losses
+        metrics = {}
+        for group, loss in losses.items():
+            batch = self.experiment.replay_buffers[group].sample().to(self.device)
+            for name, value in sample_quality(loss, batch).items():
+                metrics[f"score/{group}/{name}"] = value
+        if self.plays_episodes:
+            experiment = self.experiment
+            count = experiment.config.evaluation_episodes
+            rollouts = rollout_episodes(
+                experiment.test_env, SamplePolicy(losses), count, experiment.max_steps
+            )
+            returns = episode_returns(rollouts, experiment.group_map)
+            metrics["score/sample_return"] = returns.mean().item()
+        return metrics
 
     def _get_loss(
         self, group: str, policy_for_loss: TensorDictModule, continuous: bool
@@ -144,9 +260,13 @@ class Ssd(OfflineAlgorithm):
         loss = SsdLoss(
             policy_for_loss,
             self.score(group),
-            self.critic(group, "state_action_value", with_action=True),
-            self.critic(group, "state_value", with_action=False),
+            self.critic(group, "state_action_value", True, self.critic_layer_norm),
+            self.critic(group, "state_value", False, self.critic_layer_norm),
             self.action_scaler(group),
+            convention_network=self.conventions(group),
+            convention_key=(group, "convention"),
+            reward_scale=self.reward_scale(group, self.reward_scale_option),
+            score_steps=self.score_steps,
             pretrain_steps=self.pretrain_steps,
             extraction_steps=max(1, total - (self.pretrain_steps or 0)),
             **self.loss_options,
@@ -162,6 +282,8 @@ class Ssd(OfflineAlgorithm):
             "loss_value": (loss.value_network_params, "critic"),
             "loss_actor": (loss.actor_network_params, "actor"),
         }
+        if self.n_conventions > 1:
+            networks["loss_convention"] = (loss.convention_network_params, "score")
         return {
             name: self.parameter_group(params.flatten_keys().values(), self.learning_rates[part])
             for name, (params, part) in networks.items()
@@ -176,24 +298,35 @@ class SsdConfig(OfflineAlgorithmConfig):
     decomposition: str = MISSING
     order: str = MISSING
     condition: str | None = MISSING
-    beta: float = MISSING
+    beta: float | None = MISSING
     normalise_q: bool = MISSING
+    beta_warmup: float = MISSING
     weighting: str = MISSING
+    n_conventions: int = MISSING
     t_min: float = MISSING
     t_max: float = MISSING
     t_final: float = MISSING
     t_width: float = MISSING
     annealing: float = MISSING
     pretrain_fraction: float = MISSING
+    score_share: float = MISSING
     score_num_cells: list[int] = MISSING
+    regression_num_cells: list[int] = MISSING
     n_noise_draws: int = MISSING
     n_policy_noise_draws: int = MISSING
     num_qvalue_nets: int = MISSING
     expectile: float = MISSING
     loss_function: str = MISSING
+    reward_scale: float | None = MISSING
+    critic: str = MISSING
+    critic_layer_norm: bool = MISSING
+    policy_noise: float = MISSING
+    noise_clip: float = MISSING
+    warm_start: bool = MISSING
     score_lr: float | None = MISSING
     critic_lr: float | None = MISSING
     actor_lr: float | None = MISSING
+    clone_lr: float | None = MISSING
     lr_schedule: str = MISSING
     final_evaluation_episodes: int | None = MISSING
 

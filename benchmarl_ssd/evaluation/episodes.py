@@ -72,6 +72,32 @@ def episode_returns(rollouts: Iterable[TensorDictBase], groups: Iterable[str]) -
     )
 
 
+def energy_score(logged: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    r"""Energy score of pairs of draws, :math:`E\|X - a\| - \tfrac12 E\|X - X'\|`.
+
+    A proper scoring rule (Gneiting and Raftery, 2007): over models it is least for the
+    distribution that the logged actions come from, given whatever they are conditioned on.
+
+    Args:
+        logged (Tensor): joint actions a, ``[B, n, d]``.
+        first (Tensor): draws X for the same conditions, ``[B, n, d]``.
+        second (Tensor): independent further draws X', ``[B, n, d]``.
+
+    Returns:
+        Tensor: mean over the batch, a scalar, at least 0 in expectation.
+
+    Examples:
+        >>> a = torch.zeros(2, 3, 1)
+        >>> energy_score(a, a, a).item()
+        0.0
+    """
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).flatten(1).norm(dim=1).mean()
+
+    return (distance(first, logged) + distance(second, logged) - distance(first, second)) / 2
+
+
 def normalised(value: float, references: dict[str, float | None] | None) -> float | None:
     r"""Normalised score, :math:`100 (R - R_{random}) / (R_{expert} - R_{random})`.
 

@@ -100,7 +100,8 @@ class ConditionalScore(TensorDictModuleBase):
         action_dim: int,
         condition_dim: int,
         condition_keys: Sequence[NestedKey],
-        hidden_sizes: Sequence[int] = (128, 128),
+        hidden_sizes: Sequence[int] = (64, 64),
+        regression_sizes: Sequence[int] = (128, 128),
         schedule: VPNoiseSchedule | None = None,
         device: torch.device | str | None = None,
         **kwargs,
@@ -112,7 +113,8 @@ class ConditionalScore(TensorDictModuleBase):
             action_dim (int): size of one agent's action.
             condition_dim (int): features of one factor's condition.
             condition_keys (sequence of NestedKey): entries that make up the condition.
-            hidden_sizes (sequence of int): widths of the network's layers.
+            hidden_sizes (sequence of int): widths of the encoder's and the denoiser's layers.
+            regression_sizes (sequence of int): widths of the regression's layers.
             schedule (VPNoiseSchedule, optional): the noising process.
             device (torch.device, optional): where the parameters live.
             **kwargs: passed to :class:`ConditionalScore`.
@@ -135,6 +137,7 @@ class ConditionalScore(TensorDictModuleBase):
             prefix_dim=n_agents * action_dim if sequential else 0,
             action_dim=n_agents * action_dim if joint else action_dim,
             hidden_sizes=hidden_sizes,
+            regression_sizes=regression_sizes,
             schedule=schedule,
             device=device,
         )

@@ -77,7 +77,8 @@ class PreconditionedScoreNetwork(NoisePredictor):
         condition_dim (int): features of the condition of one factor.
         prefix_dim (int): size of the joint action, 0 if no factor sees other agents' actions.
         action_dim (int): size of one factor's action.
-        hidden_sizes (sequence of int): widths of the regression, the encoder and the denoiser.
+        hidden_sizes (sequence of int): widths of the encoder and the denoiser.
+        regression_sizes (sequence of int): widths of the regression.
         schedule (VPNoiseSchedule, optional): the noising process.
         min_scale (float): lower bound of :math:`s`, in units of the scaled action, in (0, 1].
         device (torch.device, optional): where the parameters live.
@@ -95,7 +96,8 @@ class PreconditionedScoreNetwork(NoisePredictor):
         condition_dim: int,
         prefix_dim: int,
         action_dim: int,
-        hidden_sizes: Sequence[int] = (128, 128),
+        hidden_sizes: Sequence[int] = (64, 64),
+        regression_sizes: Sequence[int] = (128, 128),
         schedule: VPNoiseSchedule | None = None,
         min_scale: float = 0.01,
         device: torch.device | str | None = None,
@@ -109,12 +111,14 @@ class PreconditionedScoreNetwork(NoisePredictor):
         # A factor is told both the given actions and which of them are given.
         in_features = condition_dim + 2 * prefix_dim
         width = hidden_sizes[0]
+        # Of its own: a mean that shares layers with the scale or the denoiser is fitted worse.
         self.regression = StackedMLP(
-            n_factors, [in_features, *hidden_sizes, 2 * action_dim], device=device
+            n_factors, [in_features, *regression_sizes, action_dim], device=device
         )
         self.encoder = StackedMLP(
             n_factors, [in_features, *hidden_sizes], activate_last=True, device=device
         )
+        self.to_scale = StackedLinear(n_factors, hidden_sizes[-1], action_dim, device=device)
         self.from_context = StackedLinear(
             n_factors, hidden_sizes[-1] + 2 * action_dim, 2 * width, device=device
         )
@@ -129,12 +133,12 @@ class PreconditionedScoreNetwork(NoisePredictor):
         if self.prefix_dim:
             mask = mask.expand(self.n_factors, condition.shape[1], self.prefix_dim)
             condition = torch.cat([condition, prefix * mask, mask], -1)
-        mean, raw_scale = self.regression(condition).chunk(2, -1)
+        mean, features = self.regression(condition), self.encoder(condition)
         # Between min_scale and 1, the size of the action space, whatever the network says.
-        log_scale = self.log_min_scale * torch.sigmoid(raw_scale - 2.0)
+        log_scale = self.log_min_scale * torch.sigmoid(self.to_scale(features) - 2.0)
         # How much is undecided here is the best hint at how far from Gaussian the rest may be.
         frame = torch.cat([mean, log_scale / self.log_min_scale], -1).detach()
-        hidden = self.from_context(torch.cat([self.encoder(condition), frame], -1))
+        hidden = self.from_context(torch.cat([features, frame], -1))
         return ScoreContext(mean=mean, scale=log_scale.exp(), hidden=hidden)
 
     def denoise(self, context: ScoreContext, noised: Tensor, t: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ class PreconditionedScoreNetwork(NoisePredictor):
         features = torch.cat([residual / deviation, self._time_features(t)], -1)
         gain, shift = context.hidden.unsqueeze(1).chunk(2, -1)
         hidden = self.from_noised(features) * (1 + gain) + shift
-        correction = self.denoiser(nn.functional.silu(hidden))
+        correction = self.denoiser(torch.relu(hidden))
         return sigma * residual / variance + alpha * scale / deviation * correction
 
     def _time_features(self, t: Tensor) -> Tensor:

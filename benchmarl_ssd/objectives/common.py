@@ -51,6 +51,7 @@ class OfflineLoss(LossModule):
 
     tensor_keys: _AcceptedKeys
     loss_names: tuple[str, ...] = ()
+    reward_scale: float = 1.0
 
     def __init__(self, action_scaler: ActionScaler | None = None, reduction: str = "mean") -> None:
         self._in_keys: list[NestedKey] | None = None
@@ -104,7 +105,8 @@ class OfflineLoss(LossModule):
         action = tensordict.get(keys.action)
         following = tensordict.get("next").copy()
         reward = following.get(keys.reward)
-        following.set("team_reward", reward.mean(-2) if reward.ndim == action.ndim else reward)
+        reward = reward.mean(-2) if reward.ndim == action.ndim else reward
+        following.set("team_reward", reward * self.reward_scale)
         for name, key in (("team_done", keys.done), ("team_terminated", keys.terminated)):
             following.set(name, self._team_flag(following.get(key), action))
         return TensorDict({"next": following}, batch_size=tensordict.batch_size)

@@ -34,6 +34,7 @@ class JointIQLLoss(OfflineLoss):
         num_qvalue_nets (int): critics in the ensemble, at least 1.
         expectile (float): :math:`\tau` in (0, 1); 0.5 is the mean, 0.9 suits sparse rewards.
         loss_function (str): distance of the Q regression: ``l2``, ``l1`` or ``smooth_l1``.
+        reward_scale (float): factor on the rewards, above 0; values are in scaled units.
         reduction (str): ``mean``, ``sum`` or ``none``.
 
     Raises:
@@ -57,11 +58,12 @@ class JointIQLLoss(OfflineLoss):
         num_qvalue_nets: int = 2,
         expectile: float = 0.7,
         loss_function: str = "l2",
+        reward_scale: float = 1.0,
         reduction: str = "mean",
     ) -> None:
         super().__init__(action_scaler, reduction)
         self._set_up_critic(
-            qvalue_network, value_network, num_qvalue_nets, expectile, loss_function
+            qvalue_network, value_network, num_qvalue_nets, expectile, loss_function, reward_scale
         )
 
     def _set_up_critic(
@@ -71,6 +73,7 @@ class JointIQLLoss(OfflineLoss):
         num_qvalue_nets: int,
         expectile: float,
         loss_function: str,
+        reward_scale: float,
     ) -> None:
         if not 0 < expectile < 1:
             raise ValueError(f"expected expectile in (0, 1), found {expectile}")
@@ -80,7 +83,10 @@ class JointIQLLoss(OfflineLoss):
             raise ValueError(
                 f"expected loss_function to be one of l1, l2, smooth_l1; found {loss_function!r}"
             )
+        if reward_scale <= 0:
+            raise ValueError(f"expected reward_scale above 0, found {reward_scale}")
         self.expectile, self.loss_function = expectile, loss_function
+        self.reward_scale = reward_scale
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=True
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictParams, dispatch
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from benchmarl_ssd.modules import ActionScaler, ConditionalScore
 from benchmarl_ssd.objectives.common import OfflineLoss
+
+# Entropy of the uniform distribution on [-1, 1], less that of a Gaussian of standard deviation 1.
+_UNIFORM_ENTROPY = math.log(2) - 0.5 * math.log(2 * math.pi * math.e)
 
 
 class ScoreMatchingLoss(OfflineLoss):
@@ -38,7 +43,7 @@ class ScoreMatchingLoss(OfflineLoss):
         >>> data = TensorDict({"agents": {"observation": torch.randn(8, 2, 3),
         ...                               "action": torch.rand(8, 2, 1)}}, [8])
         >>> sorted(loss(data).keys())
-        ['denoising_error', 'loss_score', 'regression_error']
+        ['denoising_error', 'information', 'loss_score', 'regression_error']
     """
 
     score_network: ConditionalScore
@@ -80,6 +85,7 @@ class ScoreMatchingLoss(OfflineLoss):
         metrics = {
             "denoising_error": denoising.mean(),
             "regression_error": (residual**2).mean(),
+            "information": (_UNIFORM_ENTROPY - scale.log()).clamp_min(0).mean(),
         }
         return denoising + fit.mean((-2, -1)), metrics
 
@@ -95,6 +101,7 @@ class ScoreMatchingLoss(OfflineLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return ``loss_score`` and, when reduced, the denoising and regression errors."""
+        """Return ``loss_score`` and, when reduced, the denoising and regression errors
+        and the information in an action."""
         loss, metrics = self.score_loss(tensordict)
         return self.reduce({"loss_score": loss}, **metrics)

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictParams, dispatch
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from benchmarl_ssd.modules import ActionScaler, ConditionalScore
 from benchmarl_ssd.modules.conditional_score import check_option
+from benchmarl_ssd.modules.conventions import ConventionNetwork
 from benchmarl_ssd.modules.noise import NoiseWindow, Weighting, noise_weight
-from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
+from benchmarl_ssd.objectives.conventions import ConventionMixin
+from benchmarl_ssd.objectives.policy_evaluation import JointPolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
 
+CriticMode = Literal["following", "frozen"]
 
-class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
+
+class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
     r"""Offline learning of decentralised policies by sequential score decomposition.
 
     Source: Qiao et al., "Offline Multi-agent Reinforcement Learning via Sequential Score
     Decomposition", arXiv 2505.05968. Two stages, each a number of calls of the loss:
 
     1. ``loss_score`` fits the conditional scores (:class:`ScoreMatchingLoss`), ``loss_qvalue`` and
-       ``loss_value`` the joint critic (:class:`JointIQLLoss`), independently of each other.
-    2. ``loss_actor`` extracts the actors. For every agent, with the other agents' actions those
+       ``loss_value`` the joint critic (:class:`JointIQLLoss`), independently of each other; with
+       ``warm_start``, ``loss_actor`` clones the behaviour meanwhile.
+    2. With a critic that is ``following``, ``loss_qvalue`` goes on from there with the value of
+       the current policies (:class:`JointPolicyEvaluationLoss`); the paper's is ``frozen``.
+       ``loss_actor`` extracts the actors. For every agent, with the other agents' actions those
        that their policies *now* choose (Eq. 6),
 
        .. math::
@@ -38,8 +48,18 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
             \pi_i(o_i) - \beta\, \nabla_{a_i} Q(s, a) \cdot \pi_i(o_i)\right]
 
        in which all but :math:`\pi_i(o_i)` is detached: no gradient enters the scores, the critic
-       or another agent's actor, and no sampling chain is run. Subtracting z lowers the variance
-       and leaves the expectation alone.
+       or another agent's actor, and no sampling chain is run. Subtracting z, of mean zero, lowers
+       the variance for narrow behaviour and raises it for broad one; here the same is done for
+       both by drawing z in pairs of opposite signs, whose mean is free of all that is odd in z.
+
+       With ``beta_warmup`` the temperature grows from zero over that share of the stage: first
+       the data's convention is chosen, then it is improved.
+
+    With a ``convention_network`` the scores are those of a mixture over conventions k,
+    :math:`\mu_{k,i}(a_i | s, a_{<i})`: in stage 1 ``loss_convention`` fits the mixture and tells
+    the score which convention a transition follows, in stage 2 all agents climb the scores of
+    one and the same convention. Deterministic policies can only be on one side of a coin; this
+    makes it the same side for all. Without (the default) it is the paper's method.
 
     All agents take their step from the same forward pass. The paper updates them in turn; since
     an agent's score never looks at a later agent, the chain settles from the first agent on
@@ -52,17 +72,28 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
         qvalue_network (TensorDictModule): joint action-value, writes ``state_action_value``.
         value_network (TensorDictModule): joint state-value, writes ``state_value``.
         action_scaler (ActionScaler, optional): maps the task's actions to [-1, 1].
-        beta (float): temperature, at least 0: small holds the policy to the data, large trusts
-            the critic.
+        convention_network (ConventionNetwork, optional): the team's mixture of conventions. Its
+            one-hot choice is then a condition of the score, under ``convention_key``.
+        convention_key (NestedKey): that entry, ``[*B, n, K]``; made by the loss.
+        beta (float, optional): temperature, at least 0: small holds the policy to the data, large
+            trusts the critic. ``None`` takes it from the data, see :attr:`data_beta`.
         normalise_q (bool): divide the critic's gradient by its mean norm in the batch, which makes
             ``beta`` comparable between tasks.
         weighting (str): w(t): ``one``, ``sigma2`` or ``alpha_over_sigma``.
+        beta_warmup (float): share of stage 2 in which the temperature grows to ``beta``, in [0, 1].
         window (NoiseWindow, optional): the noise times of the extraction.
         n_noise_draws (int): draws of (t, z) per transition in the score fit.
-        n_policy_noise_draws (int): draws of (t, z) per transition in the extraction.
+        n_policy_noise_draws (int): pairs (t, z), (t, -z) per transition in the extraction.
         num_qvalue_nets (int): critics in the ensemble.
         expectile (float): of the state-value regression, in (0, 1).
         loss_function (str): distance of the Q regression.
+        reward_scale (float): factor on the rewards.
+        critic (str): ``following`` or ``frozen`` in stage 2.
+        policy_noise (float): standard deviation of the noise on the policies' next actions.
+        noise_clip (float): bound of that noise.
+        warm_start (bool): clone the behaviour in stage 1.
+        score_steps (int, optional): calls in the first part of stage 1, which fits the scores (and
+            clones); the rest fits the critic. ``None``: both in every call of stage 1.
         pretrain_steps (int, optional): calls in stage 1. ``None``: all losses in every call, for
             training on data that is still growing.
         extraction_steps (int): calls in stage 2, over which ``window`` slides.
@@ -90,9 +121,9 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
         ...              "done": torch.zeros(8, 1, dtype=torch.bool),
         ...              "terminated": torch.zeros(8, 1, dtype=torch.bool)}}, [8])
         >>> [key for key in loss(data).keys() if key.startswith("loss")]
-        ['loss_score', 'loss_qvalue', 'loss_value']
+        ['loss_score', 'loss_actor', 'loss_value', 'loss_qvalue']
         >>> [key for key in loss(data).keys() if key.startswith("loss")]
-        ['loss_actor']
+        ['loss_qvalue', 'loss_actor']
     """
 
     actor_network: TensorDictModule
@@ -107,6 +138,9 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
     value_network: TensorDictModule
     value_network_params: TensorDictParams
     target_value_network_params: TensorDictParams
+    convention_network: ConventionNetwork
+    convention_network_params: TensorDictParams
+    target_convention_network_params: TensorDictParams
     loss_names: tuple[str, ...] = ("loss_score", "loss_qvalue", "loss_value", "loss_actor")
 
     def __init__(
@@ -116,15 +150,24 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
         qvalue_network: TensorDictModule,
         value_network: TensorDictModule,
         action_scaler: ActionScaler | None = None,
-        beta: float = 0.05,
+        convention_network: ConventionNetwork | None = None,
+        convention_key: NestedKey = ("agents", "convention"),
+        beta: float | None = None,
         normalise_q: bool = True,
         weighting: Weighting = "one",
+        beta_warmup: float = 0.0,
         window: NoiseWindow | None = None,
         n_noise_draws: int = 4,
         n_policy_noise_draws: int = 1,
         num_qvalue_nets: int = 2,
         expectile: float = 0.7,
         loss_function: str = "l2",
+        reward_scale: float = 1.0,
+        critic: CriticMode = "following",
+        policy_noise: float = 0.2,
+        noise_clip: float = 0.5,
+        warm_start: bool = True,
+        score_steps: int | None = None,
         pretrain_steps: int | None = None,
         extraction_steps: int = 1,
         reduction: str = "mean",
@@ -136,27 +179,43 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
             num_qvalue_nets,
             expectile,
             loss_function,
+            reward_scale,
             reduction,
         )
+        self.convention_key = convention_key
+        self._set_up_conventions(convention_network)
+        if convention_network is not None:
+            self.loss_names = (*self.loss_names, "loss_convention")
+        self._set_up_smoothing(policy_noise, noise_clip)
         self._set_up_score(score_network, n_noise_draws)
         check_option("weighting", weighting, Weighting)
+        check_option("critic", critic, CriticMode)
+        if not 0 <= beta_warmup <= 1:
+            raise ValueError(f"expected beta_warmup in [0, 1], found {beta_warmup}")
         for name, found, least in (
-            ("beta", beta, 0),
+            ("beta", beta or 0, 0),
             ("n_policy_noise_draws", n_policy_noise_draws, 1),
             ("pretrain_steps", pretrain_steps or 0, 0),
+            ("score_steps", score_steps or 0, 0),
             ("extraction_steps", extraction_steps, 1),
         ):
             if found < least:
                 raise ValueError(f"expected {name} of at least {least}, found {found}")
         self.beta, self.normalise_q, self.weighting = beta, normalise_q, weighting
+        self.beta_warmup, self.critic, self.warm_start = beta_warmup, critic, warm_start
         self.window = window or NoiseWindow()
         self.n_policy_noise_draws = n_policy_noise_draws
+        self.score_steps = score_steps
+        self.register_buffer("information", torch.tensor(float("nan")))
         self.pretrain_steps, self.extraction_steps = pretrain_steps, extraction_steps
         self.step = 0
-        self.convert_to_functional(actor_network, "actor_network")
+        following = critic == "following"
+        self.convert_to_functional(actor_network, "actor_network", create_target_params=following)
 
     def _read_keys(self) -> list[NestedKey]:
-        return [*super()._read_keys(), *self.actor_network.in_keys]
+        made = unravel_key(self.convention_key)
+        keys = [key for key in super()._read_keys() if unravel_key(key) != made]
+        return [*keys, *self.actor_network.in_keys]
 
     def get_extra_state(self) -> Tensor:
         """Return the number of training calls so far; part of ``state_dict``."""
@@ -173,47 +232,124 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss):
             return 1.0
         return min(max(0.0, (self.step - self.pretrain_steps) / self.extraction_steps), 1.0)
 
+    @property
+    def data_beta(self) -> float:
+        r"""The temperature that the data suggest, :math:`1 / h`, at most 100.
+
+        :math:`h` (the buffer ``information``) is how much the behaviour tells of an action beyond
+        its being in [-1, 1]: the difference of entropies between the uniform distribution and a
+        Gaussian of the fitted conditional scale s, :math:`[\log 2 - \log(s \sqrt{2 \pi e})]_+`,
+        in nats per action entry. A behaviour that prefers nothing has nothing to be held to, and
+        covers what the critic needs; of a narrow one the critic knows the surroundings only.
+        """
+        return min(100.0, 1.0 / max(0.01, self.information.nan_to_num(1.0).item()))
+
+    @property
+    def temperature(self) -> float:
+        """What ``beta`` is now, as it warms up."""
+        beta = self.data_beta if self.beta is None else self.beta
+        return beta * min(1.0, self.progress / self.beta_warmup if self.beta_warmup else 1.0)
+
+    def clone_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Per-sample squared distance ``[*B]`` to the logged actions, and metrics."""
+        logged = self.action_scaler.scale(tensordict.get(self.tensor_keys.action))
+        with self.actor_network_params.to_module(self.actor_network):
+            action = self.act(self.actor_network, tensordict)
+        return ((action - logged) ** 2).mean((-2, -1)), {}
+
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample surrogate ``[*B]``, and metrics."""
         with self.actor_network_params.to_module(self.actor_network):
             action = self.act(self.actor_network, tensordict)
-        pull = self._score_gradient(tensordict, action.detach())
+        pull = self._score_gradient(self.told_convention(tensordict), action.detach())
         climb = self.action_gradient(tensordict, action)
         norm = climb.flatten(-2).norm(dim=-1).mean()
         if self.normalise_q:
             climb = climb / norm.clamp_min(1e-8)
-        surrogate = ((pull - self.beta * climb) * action).sum((-2, -1))
+        surrogate = ((pull - self.temperature * climb) * action).sum((-2, -1))
         return surrogate, {"score_gradient": pull.abs().mean(), "qvalue_gradient": norm}
 
     @torch.no_grad()
     def _score_gradient(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
-        """Return w(t) (eps - z) at the noised policy action, mean over draws, ``[*B, n, d]``."""
+        """Return w(t) (eps - z) at the noised policy action, mean over pairs, ``[*B, n, d]``."""
         score, draws = self.score_network, self.n_policy_noise_draws
         low, high = self.window(self.progress)
         shape = (draws, *action.shape[:-2], score.n_factors, 1)
         t = low + (high - low) * torch.rand(shape, device=action.device)
         z = torch.randn(draws, *action.shape, device=action.device)
+        t, z = torch.cat([t, t]), torch.cat([z, -z])
         noised = score.schedule.alpha(t) * action + score.schedule.sigma(t) * z
         with self.score_network_params.to_module(score):
             # One permutation for the whole update, if the order is random.
             mask = score.prefix_mask(1, action.device)
             context = score.encode(tensordict, action, mask)
             noise = score.predict(context, noised, t)
-        return (noise_weight(score.schedule, t, self.weighting) * (noise - z)).mean(0)
+        return (noise_weight(score.schedule, t, self.weighting) * noise).mean(0)
+
+    def _told(self, tensordict: TensorDictBase, convention: Tensor) -> TensorDictBase:
+        """Tell the score a convention (an index, ``[*B]`` or one for all); no copy of the data."""
+        told = one_hot(convention, self.n_conventions).to(self.convention_share.dtype)
+        shape = (*tensordict.batch_size, self.convention_network.n_agents, self.n_conventions)
+        told = told.unsqueeze(-2).expand(shape)
+        read = [key for key in self.in_keys if key in tensordict.keys(True, True)]
+        return tensordict.select(*read).set(self.convention_key, told)
+
+    def told_convention(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add the entry that tells the score which convention the policies follow, if any."""
+        if self.n_conventions == 1:
+            return tensordict
+        index = torch.tensor(self.convention, device=self.convention_share.device)
+        return self._told(tensordict, index)
+
+    def _fit_scores(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
+        if self.n_conventions == 1:
+            return {"loss_score": self._informed(*self.score_loss(tensordict))}
+        loss, metrics, posterior = self.convention_loss(tensordict, self.step)
+        drawn = torch.multinomial(posterior.reshape(-1, self.n_conventions), 1)
+        told = self._told(tensordict, drawn.reshape(posterior.shape[:-1]))
+        score = self._informed(*self.score_loss(told))
+        return {"loss_convention": (loss, metrics), "loss_score": score}
+
+    def _informed(self, loss: Tensor, metrics: dict[str, Tensor]) -> tuple[Tensor, dict]:
+        if self.training:
+            found = metrics["information"].detach()
+            start = self.information.isnan()
+            self.information.copy_(torch.where(start, found, self.information.lerp(found, 0.01)))
+        return loss, metrics
+
+    def _fit_critic(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
+        if self.n_conventions > 1 and self.training:
+            value = self.qvalues(tensordict, self.qvalue_network_params.data).mean(0)
+            self.value_conventions(tensordict, value)
+        return {"loss_value": self.value_loss(tensordict)}
+
+    def _stage_losses(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
+        pretrain, step = self.pretrain_steps, self.step
+        fits = pretrain is None or step < pretrain
+        extracts = pretrain is None or step >= pretrain
+        split = self.score_steps if pretrain is not None else None
+        losses: dict[str, tuple[Tensor, dict]] = {}
+        if fits and (split is None or step < split):
+            losses.update(self._fit_scores(tensordict))
+            if self.warm_start and not extracts:
+                losses["loss_actor"] = self.clone_loss(tensordict)
+        if fits and (split is None or step >= split):
+            losses.update(self._fit_critic(tensordict))
+            if not (extracts and self.critic == "following"):
+                losses["loss_qvalue"] = self.qvalue_loss(tensordict)
+        if extracts:
+            if self.critic == "following":
+                losses["loss_qvalue"] = self.policy_qvalue_loss(tensordict)
+            losses["loss_actor"] = self.actor_loss(tensordict)
+        return losses
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the losses of the current stage."""
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
-        pretrain = self.pretrain_steps
-        if pretrain is None or self.step < pretrain:
-            for name in ("score", "qvalue", "value"):
-                loss, more = getattr(self, f"{name}_loss")(tensordict)
-                losses[f"loss_{name}"] = loss
-                metrics.update(more)
-        if pretrain is None or self.step >= pretrain:
-            losses["loss_actor"], more = self.actor_loss(tensordict)
+        for name, (loss, more) in self._stage_losses(tensordict).items():
+            losses[name] = loss
             metrics.update(more)
         if self.training:
             self.step += 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from loss_tests import DEFAULT_KEYS, LossTests
-from networks import make_actor, make_qvalue, make_score, make_value
+from networks import ACT, OBS, OBSERVATION, N, make_actor, make_qvalue, make_score, make_value
 
+from benchmarl_ssd.modules import ConditionalScore
+from benchmarl_ssd.modules.conventions import ConventionNetwork
 from benchmarl_ssd.objectives import BcLoss, JointIQLLoss, ScoreMatchingLoss, SsdLoss
 
 
@@ -57,9 +59,10 @@ class TestSsd(LossTests):
         "loss_value": "value_network",
         "loss_actor": "actor_network",
     }
-    deterministic = ("loss_qvalue", "loss_value")
+    deterministic = ("loss_value",)
     has_targets = True
     decomposition = "sequential"
+    options: dict = {}
 
     def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
         return SsdLoss(
@@ -68,6 +71,7 @@ class TestSsd(LossTests):
             make_qvalue(action=keys["action"], out=keys["state_action_value"]),
             make_value(out=keys["value"]),
             reduction=reduction,
+            **self.options,
         )
 
 
@@ -77,3 +81,27 @@ class TestSsdMarginal(TestSsd):
 
 class TestSsdJoint(TestSsd):
     decomposition = "joint"
+
+
+class TestSsdFrozen(TestSsd):
+    """The paper's critic, which stays as stage 1 left it."""
+
+    options = {"critic": "frozen"}
+
+
+class TestSsdConventions(TestSsd):
+    trains = {**TestSsd.trains, "loss_convention": "convention_network"}
+
+    def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
+        told = ("agents", "convention")
+        return SsdLoss(
+            make_actor(action=keys["action"]),
+            ConditionalScore.build(
+                N, ACT, OBS + 2, [OBSERVATION, told], condition="observation", hidden_sizes=(16,)
+            ),
+            make_qvalue(action=keys["action"], out=keys["state_action_value"]),
+            make_value(out=keys["value"]),
+            convention_network=ConventionNetwork(N, 2, OBS, ACT, [OBSERVATION], hidden_sizes=(16,)),
+            convention_key=told,
+            reduction=reduction,
+        )

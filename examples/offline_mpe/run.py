@@ -1,0 +1,147 @@
+"""Does ssd learn from the MPE data, and better than its marginal ablation and behaviour cloning?
+
+Runs every cell (task, quality, method, seed) through BenchMARL's Experiment, one after another, and
+appends it to a result file; finished cells are not run again, so several processes may share the
+work by tasks or qualities. `--table` prints the tables.
+
+    python examples/offline_mpe/run.py --task cooperative_navigation --seeds 0 1 2 3 4
+    python examples/offline_mpe/run.py --quality mixed
+    python examples/offline_mpe/run.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+import torch
+from benchmarl.experiment import Experiment, ExperimentConfig
+from benchmarl.models import MlpConfig
+
+from benchmarl_ssd import conf_dir
+from benchmarl_ssd.algorithms import BcConfig, SsdConfig
+from benchmarl_ssd.data.recipes import build
+from benchmarl_ssd.environments.mpe.common import MpeTask
+from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, convention_of
+
+RESULTS = Path(__file__).parent / "results"
+TASKS = ("cooperative_navigation", "predator_prey", "world")
+QUALITIES = ("expert", "medium", "medium-replay", "random", "mixed")
+METHODS = ("ssd", "marginal", "bc", "ssd-conventions")
+# What differs from the defaults of `experiment=offline`, fixed before the runs, for all cells:
+# episodes have 25 steps, and contacts want bends that ReLU gives and Tanh does not.
+GAMMA = 0.9
+ACTOR = {"num_cells": [128, 128], "layer_class": torch.nn.Linear, "activation_class": torch.nn.ReLU}
+
+
+def run(task_name: str, quality: str, method: str, seed: int) -> dict:
+    """Train one cell and return its summary."""
+    algorithm = (BcConfig if method == "bc" else SsdConfig).get_from_yaml()
+    algorithm.dataset = str(build(f"mpe/{task_name}/{quality}", progress=False))
+    if method == "marginal":
+        algorithm.decomposition = "marginal"
+    if method == "ssd-conventions":
+        algorithm.n_conventions = 2
+    config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
+    config.gamma = GAMMA
+    config.loggers, config.create_json, config.checkpoint_at_end = [], False, False
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_folder = folder
+        experiment = Experiment(
+            MpeTask[task_name.upper()].get_from_yaml(),
+            algorithm,
+            MlpConfig(**ACTOR),
+            seed,
+            config,
+            critic_model_config=MlpConfig.get_from_yaml(),
+        )
+        experiment.run()
+        summary = json.loads((experiment.folder_name / "summary.json").read_text())
+    if quality == "mixed":
+        summary["agreement"] = agreement(experiment)
+    if method != "bc":
+        loss = experiment.losses["agents"]
+        summary["information"] = loss.information.item()
+        summary["beta"] = loss.temperature
+    return summary
+
+
+@torch.no_grad()
+def agreement(experiment: Experiment, worlds: int = 2000) -> float:
+    """Share of episodes in whose first step all agents follow the same convention."""
+    env = experiment.task.get_env_fun(worlds, continuous_actions=True, seed=1, device="cpu")()
+    start = experiment.policy(env.reset())
+    found = convention_of(start["agents", "observation"], start["agents", "action"], CONVENTIONS)
+    return (found == found[:, :1]).all(1).float().mean().item()
+
+
+def fill(tasks: list[str], qualities: list[str], methods: list[str], seeds: list[int]) -> None:
+    """Run the cells that are missing."""
+    for seed, task, quality, method in product(seeds, tasks, qualities, methods):
+        if quality == "mixed" and task != "cooperative_navigation":
+            continue
+        if method == "ssd-conventions" and quality != "mixed":
+            continue
+        file = RESULTS / f"{task}-{quality}.jsonl"
+        if any(cell["cell"] == [method, seed] for cell in read(file)):
+            continue
+        started = time.perf_counter()
+        line = {"cell": [method, seed], **run(task, quality, method, seed)}
+        with file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        final = line["final"]
+        print(
+            f"{task}/{quality} {method} {seed}: {final['return_mean']:.1f}, normalised "
+            f"{final['normalised']:.1f} ({time.perf_counter() - started:.0f} s)",
+            flush=True,
+        )
+
+
+def read(file: Path) -> list[dict]:
+    """Return the finished cells of a result file."""
+    return [json.loads(line) for line in file.open()] if file.exists() else []
+
+
+def table() -> str:
+    """Return all results as a Markdown table."""
+    rows = [
+        "| task | data | data's mean | method | seeds | return | normalised, every seed | agree |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for task, quality in product(TASKS, QUALITIES):
+        cells = read(RESULTS / f"{task}-{quality}.jsonl")
+        for method in METHODS:
+            found = sorted((c for c in cells if c["cell"][0] == method), key=lambda c: c["cell"][1])
+            if not found:
+                continue
+            data, references = found[0]["dataset"], found[0]["dataset"]["references"]
+            low, high = references["random"], references["expert"]
+            mean = 100 * (data["return_mean"] - low) / (high - low)
+            value = sum(c["final"]["return_mean"] for c in found) / len(found)
+            scores = ", ".join(f"{c['final']['normalised']:.0f}" for c in found)
+            agree = [c["agreement"] for c in found if "agreement" in c]
+            rows.append(
+                f"| {task} | {quality} | {data['return_mean']:.1f} ({mean:.0f}) | {method} | "
+                f"{len(found)} | {value:.1f} | {scores} | "
+                + (f"{sum(agree) / len(agree):.2f} |" if agree else "- |")
+            )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--quality", nargs="+", choices=QUALITIES, default=list(QUALITIES))
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.mkdir(exist_ok=True)
+    if not options.table:
+        fill(options.task, options.quality, options.method, options.seeds)
+    print(table())

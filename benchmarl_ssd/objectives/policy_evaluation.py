@@ -39,7 +39,10 @@ class JointPolicyEvaluationLoss(JointIQLLoss):
     @torch.no_grad()
     def next_policy_value(self, tensordict: TensorDictBase) -> Tensor:
         """Target critics' minimum at the target policies' next actions, ``[*B, 1]``."""
-        following = tensordict.get("next")
+        following = tensordict.get("next").copy()
+        if "is_init" in tensordict.keys() and "is_init" not in following.keys():
+            # A recurrent policy starts anew where its window does, one step later than on it.
+            following.set("is_init", tensordict.get("is_init"))
         with self.target_actor_network_params.to_module(self.actor_network):
             action = self.act(self.actor_network, following)
         noise = self.policy_noise * torch.randn_like(action)

@@ -82,31 +82,64 @@ def test_simulator_is_built_for_evaluation_only(bandit, bandit_data, tmp_path, c
     assert Counted.built == [4]  # evaluation_episodes
 
 
-def test_stages_switch_once_and_only_their_networks_move(bandit, bandit_data, tmp_path):
-    experiment = make("ssd", bandit, tmp_path, bandit_data, pretrain_fraction=0.5)
-    loss, seen = experiment.losses["agents"], []
+@pytest.mark.parametrize("critic", ["following", "frozen"])
+def test_stages_switch_and_only_their_networks_move(critic, bandit, bandit_data, tmp_path):
+    experiment = make(
+        "ssd",
+        bandit,
+        tmp_path,
+        bandit_data,
+        critic=critic,
+        pretrain_fraction=0.5,
+        score_share=0.5,
+        experiment={"max_n_iters": 4},
+    )
+    loss, seen, moves = experiment.losses["agents"], [], []
     before = parameters(experiment)
     on_train_end = experiment._on_train_end
 
     def watch(training_td, group):
+        nonlocal before
         seen.append({key for key in training_td.keys(True) if key.startswith("loss")})
-        if len(seen) == 2:
-            now = parameters(experiment)
-            moved = {name.split("_params")[0] for name in now if not now[name].equal(before[name])}
-            assert "actor_network" not in moved
-            assert {"score_network", "qvalue_network", "value_network"} <= moved
+        now = parameters(experiment)
+        moves.append(
+            {
+                name.split("_params")[0]
+                for name in now
+                if "_params" in name and not now[name].equal(before[name])
+            }
+        )
+        before = now
         on_train_end(training_td, group)
 
     experiment._on_train_end = watch
     experiment.run()
-    first, second = {"loss_score", "loss_qvalue", "loss_value"}, {"loss_actor"}
-    assert seen == [first, first, second, second]
+    last = {"loss_actor", "loss_qvalue"} if critic == "following" else {"loss_actor"}
+    assert seen == [{"loss_score", "loss_actor"}, {"loss_qvalue", "loss_value"}, last, last]
+    trained = [{name for name in moved if not name.startswith("target")} for moved in moves]
+    networks = {"actor_network", "qvalue_network"} if len(last) == 2 else {"actor_network"}
+    assert trained == [
+        {"score_network", "actor_network"},
+        {"qvalue_network", "value_network"},
+        networks,
+        networks,
+    ]
     assert loss.step == 12
     assert loss.progress == 1.0
 
 
-def test_learning_rates_fall_over_each_stage(bandit, bandit_data, tmp_path):
-    experiment = make("ssd", bandit, tmp_path, bandit_data, pretrain_fraction=0.5, score_lr=0.01)
+def test_learning_rates_follow_their_schedules(bandit, bandit_data, tmp_path):
+    experiment = make(
+        "ssd",
+        bandit,
+        tmp_path,
+        bandit_data,
+        pretrain_fraction=0.5,
+        score_share=0.5,
+        score_lr=0.01,
+        actor_lr=0.001,
+        experiment={"max_n_iters": 8},
+    )
     rates = []
     on_train_step = experiment._on_train_step
 
@@ -121,11 +154,64 @@ def test_learning_rates_fall_over_each_stage(bandit, bandit_data, tmp_path):
     experiment.run()
     score, actor = zip(*rates, strict=True)
     assert score[0] == 0.01
-    assert actor[:7] == (experiment.config.lr,) * 7
     assert list(score) == sorted(score, reverse=True)
-    assert list(actor) == sorted(actor, reverse=True)
     assert score[6] == pytest.approx(0, abs=1e-12)
-    assert 0 < actor[-1] < actor[0]
+    # full until 60 % of the extraction, which is steps 12 to 24, then down to nothing
+    assert actor[13:19] == pytest.approx((0.001,) * 6)
+    assert list(actor[13:]) == sorted(actor[13:], reverse=True)
+    assert 0 < actor[-1] < 0.5 * actor[13]
+
+
+def test_quality_of_samples_is_logged_while_scores_are_fitted(bandit, bandit_data, tmp_path):
+    experiment = make(
+        "ssd",
+        bandit,
+        tmp_path,
+        bandit_data,
+        experiment={"max_n_iters": 10, "evaluation_interval": 1},
+    )
+    logged, log = [], experiment.logger.log
+
+    def watch(metrics, step=None):
+        logged.append(set(metrics))
+        return log(metrics, step=step)
+
+    experiment.logger.log = watch
+    experiment.run()
+    names = {
+        "score/agents/sample_energy",
+        "score/agents/unrelated_energy",
+        "score/sample_return",
+    }
+    with_samples = [names <= entry for entry in logged if names & entry]
+    assert with_samples == [True] * 4  # 6 iterations of stage 1, of which 4 fit scores
+
+
+def test_conventions_through_the_runner(bandit, bandit_data, tmp_path):
+    experiment = make("ssd", bandit, tmp_path, bandit_data, n_conventions=2)
+    experiment.run()
+    loss = experiment.losses["agents"]
+    assert loss.convention in (0, 1)
+    assert loss.convention_share.sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_critics_get_layer_norm_unless_told_otherwise(bandit, bandit_data, tmp_path):
+    for wanted in (True, False):
+        experiment = make(
+            "ssd", bandit, tmp_path / str(wanted), bandit_data, critic_layer_norm=wanted
+        )
+        names = experiment.losses["agents"].qvalue_network_params.flatten_keys().keys()
+        layers = sum(name.endswith("weight") for name in names)
+        assert layers == (5 if wanted else 3)
+        experiment.close()
+
+
+def test_reward_scale_is_one_over_the_deviation_of_team_rewards(two_apples, apples_data, tmp_path):
+    experiment = make("ssd", two_apples, tmp_path, apples_data)
+    reward = experiment.algorithm.dataset.data["next", "agents", "reward"].double().mean(-2)
+    found = experiment.losses["agents"].reward_scale
+    assert found == pytest.approx(1 / reward.std().item(), rel=1e-6)
+    experiment.close()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -295,6 +381,13 @@ BAD_OPTIONS = {
     "t_width": 0.0,
     "annealing": 2.0,
     "pretrain_fraction": 1.0,
+    "score_share": 0.0,
+    "n_conventions": 0,
+    "beta_warmup": 1.5,
+    "critic": "live",
+    "reward_scale": 0.0,
+    "policy_noise": -1.0,
+    "noise_clip": -1.0,
     "score_num_cells": [],
     "n_noise_draws": 0,
     "n_policy_noise_draws": 0,

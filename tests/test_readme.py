@@ -22,7 +22,7 @@ def test_python_blocks_run(index, tmp_path, monkeypatch):
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_option_table_gives_the_real_defaults():
@@ -35,9 +35,10 @@ def test_option_table_gives_the_real_defaults():
             assert yaml.safe_load(shown) == config[key], (group, key)
 
 
-def test_results_are_those_of_the_committed_runs():
-    source = ROOT / "examples" / "coordination" / "run.py"
-    spec = importlib.util.spec_from_file_location("coordination_run", source)
+@pytest.mark.parametrize("example", ["coordination", "offline_mpe"])
+def test_results_are_those_of_the_committed_runs(example):
+    source = ROOT / "examples" / example / "run.py"
+    spec = importlib.util.spec_from_file_location(f"{example}_run", source)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.table() in README

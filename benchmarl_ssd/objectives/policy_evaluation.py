@@ -40,9 +40,10 @@ class JointPolicyEvaluationLoss(JointIQLLoss):
     def next_policy_value(self, tensordict: TensorDictBase) -> Tensor:
         """Target critics' minimum at the target policies' next actions, ``[*B, 1]``."""
         following = tensordict.get("next").copy()
-        if "is_init" in tensordict.keys() and "is_init" not in following.keys():
+        starts = tensordict.get("is_init", None)
+        if starts is not None and following.get("is_init", None) is None:
             # A recurrent policy starts anew where its window does, one step later than on it.
-            following.set("is_init", tensordict.get("is_init"))
+            following.set("is_init", starts)
         with self.target_actor_network_params.to_module(self.actor_network):
             action = self.act(self.actor_network, following)
         noise = self.policy_noise * torch.randn_like(action)

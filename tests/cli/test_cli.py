@@ -16,27 +16,9 @@ from benchmarl.environments import VmasTask
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GruConfig, MlpConfig
 
-from benchmarl_ssd.cli import main
 from benchmarl_ssd.data import OfflineDataset, get_recipe
 
 BALANCE = ["--task", "vmas/balance", "--num-envs", "4", "max_steps=5", "n_agents=3"]
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process; gives exit code, output, and what stands on stderr."""
-
-    def run_command(*arguments):
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as caught:
-                main([str(argument) for argument in arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run_command
 
 
 def fingerprint(folder):

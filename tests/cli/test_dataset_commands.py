@@ -2,28 +2,11 @@
 
 import json
 import shlex
-import signal
 
 import pytest
 
-from benchmarl_ssd.cli import main
 from benchmarl_ssd.data import validate
 from benchmarl_ssd.data.examples import write_example
-
-
-@pytest.fixture
-def run(capsys):
-    def run_command(*arguments):
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as caught:
-                main([str(argument) for argument in arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run_command
 
 
 @pytest.fixture

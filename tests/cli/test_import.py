@@ -38,23 +38,6 @@ from benchmarl_ssd.data.metadata import DatasetMetadata
 NOWHERE = ["--task", "logged/mine"]
 
 
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process; gives exit code, output, and what stands on stderr."""
-
-    def run_command(*arguments):
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as caught:
-                main([str(argument) for argument in arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run_command
-
-
 def fingerprint(path):
     """Names, contents and times of all that lies there."""
     found = {}

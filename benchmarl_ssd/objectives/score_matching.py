@@ -16,6 +16,9 @@ from benchmarl_ssd.objectives.common import OfflineLoss
 # Entropy of the uniform distribution on [-1, 1], less that of a Gaussian of standard deviation 1.
 _UNIFORM_ENTROPY = math.log(2) - 0.5 * math.log(2 * math.pi * math.e)
 
+# Noise of standard deviation 0.32: small against the action space, large against a fit's errors.
+_INFORMATION_TIME = 0.1
+
 
 class ScoreMatchingLoss(OfflineLoss):
     r"""Fits the scores of all agents, conditioned on the logged actions of those before them.
@@ -85,15 +88,31 @@ class ScoreMatchingLoss(OfflineLoss):
         metrics = {
             "denoising_error": denoising.mean(),
             "regression_error": (residual**2).mean(),
-            "information": (_UNIFORM_ENTROPY - scale.log()).clamp_min(0).mean(),
+            "information": self._information(action, context),
         }
         return denoising + fit.mean((-2, -1)), metrics
 
-    def _denoising_error(self, action: Tensor, context) -> Tensor:
+    @torch.no_grad()
+    def _information(self, action: Tensor, context) -> Tensor:
+        """Nats by which the behaviour, seen at a small noise level, is narrower than uniform.
+
+        A Gaussian of scale s has the denoising error e = alpha^2 s^2 / (alpha^2 s^2 + sigma^2);
+        this takes the scale from the error, so that several narrow modes count as narrow.
+        """
+        error = self._denoising_error(action, context, _INFORMATION_TIME).mean().clamp(1e-6, 0.99)
+        time = torch.tensor(_INFORMATION_TIME, device=action.device)
+        schedule = self.score_network.schedule
+        ratio = schedule.sigma(time) / schedule.alpha(time)
+        scale = ratio * (error / (1 - error)).sqrt()
+        return (_UNIFORM_ENTROPY - scale.log()).clamp_min(0)
+
+    def _denoising_error(self, action: Tensor, context, time: float | None = None) -> Tensor:
         score, draws = self.score_network, self.n_noise_draws
         shape = (draws, *action.shape[:-2], score.n_factors, 1)
         t_min = score.schedule.t_min
         t = t_min + (1 - t_min) * torch.rand(shape, device=action.device)
+        if time is not None:
+            t = torch.full_like(t, time)
         z = torch.randn(draws, *action.shape, device=action.device)
         noised = score.schedule.alpha(t) * action + score.schedule.sigma(t) * z
         error = (score.predict(context, noised, t) - z) ** 2

@@ -238,9 +238,10 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
 
         :math:`h` (the buffer ``information``) is how much the behaviour tells of an action beyond
         its being in [-1, 1]: the difference of entropies between the uniform distribution and a
-        Gaussian of the fitted conditional scale s, :math:`[\log 2 - \log(s \sqrt{2 \pi e})]_+`,
-        in nats per action entry. A behaviour that prefers nothing has nothing to be held to, and
-        covers what the critic needs; of a narrow one the critic knows the surroundings only.
+        Gaussian of scale s, :math:`[\log 2 - \log(s \sqrt{2 \pi e})]_+`, in nats per action entry,
+        with s from the denoising error at a small noise level. A behaviour that prefers nothing has
+        nothing to be held to, and covers what the critic needs; of a narrow one the critic knows
+        the surroundings only.
         """
         return min(100.0, 1.0 / max(0.01, self.information.nan_to_num(1.0).item()))
 

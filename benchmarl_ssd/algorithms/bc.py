@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -36,9 +35,9 @@ class Bc(OfflineAlgorithm):
         self.set_team_keys(group, loss)
         return loss, False
 
-    def _get_parameters(self, group: str, loss: LossModule) -> dict[str, Iterable]:
-        params = loss.actor_network_params.flatten_keys().values()
-        return {"loss_actor": self.parameter_group(params, self.actor_lr)}
+    def learning_rate(self, network: str) -> float | None:
+        """Return the actors' rate."""
+        return self.actor_lr
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -201,22 +202,38 @@ class OfflineAlgorithm(Algorithm):
         return TensorDictSequential(*policy_for_loss, noise)
 
     def critic(
-        self, group: str, out_key: str, with_action: bool, layer_norm: bool = False
+        self,
+        group: str,
+        out_key: str,
+        with_action: bool,
+        layer_norm: bool = False,
+        independent: bool = False,
     ) -> TensorDictModule:
-        """Build a joint critic of the team from BenchMARL's critic model, writing ``[*B, 1]``.
+        """Build critics of the team from BenchMARL's critic model.
 
-        ``layer_norm`` gives an MLP that asks for no norm of its own layer norm and ReLU: critics
-        of other actions than the logged ones diverge without, and none learns as fast.
+        Args:
+            group (str): the group of agents.
+            out_key (str): what the values are written under; of independent critics, in the group.
+            with_action (bool): whether the critic is of actions, too, or of states alone.
+            layer_norm (bool): give an MLP that asks for no norm layer norm and ReLU: critics of
+                other actions than the logged ones diverge without, and none learns as fast.
+            independent (bool): one critic per agent, of what that agent observes and does, writing
+                ``[*B, n, 1]``; else one of all that is known, writing ``[*B, 1]``.
         """
         n_agents = len(self.group_map[group])
         modules = []
-        if self.state_spec is None:
+        output = Composite({out_key: Unbounded(shape=(1,))})
+        state = None if independent else self.state_spec
+        if independent:
+            values = Composite({out_key: Unbounded(shape=(n_agents, 1))}, shape=(n_agents,))
+            output = Composite({group: values})
+        if state is None:
             inputs = self.observation_spec[group].clone()
             if with_action:
                 inputs.update(self.action_spec[group])
             spec = Composite({group: inputs})
         else:
-            spec = self.state_spec.clone()
+            spec = state.clone()
             if with_action:
                 modules.append(
                     TensorDictModule(
@@ -230,12 +247,12 @@ class OfflineAlgorithm(Algorithm):
             config = normalised_mlp(config)
         model = config.get_model(
             input_spec=spec,
-            output_spec=Composite({out_key: Unbounded(shape=(1,))}),
+            output_spec=output,
             n_agents=n_agents,
-            centralised=True,
-            input_has_agent_dim=self.state_spec is None,
+            centralised=not independent,
+            input_has_agent_dim=state is None,
             agent_group=group,
-            share_params=True,
+            share_params=not independent,
             device=self.device,
             action_spec=self.action_spec,
         )
@@ -268,11 +285,16 @@ class OfflineAlgorithm(Algorithm):
         """First and last (exclusive) optimiser step in which a loss is trained."""
         return 0, self.total_iterations * self.steps_per_iteration
 
+    def held(self, loss_name: str) -> float:
+        """Share of its stage, in [0, 1), before a loss's learning rate begins to fall."""
+        return 0.0
+
     def lr_factor(self, loss_name: str, step: int) -> float:
         """Share of its full learning rate that a loss has after ``step`` optimiser steps."""
         if self.dataset is None or self.lr_schedule == "constant":
             return 1.0
         first, last = self.stage(loss_name)
+        first += self.held(loss_name) * (last - first)
         done = min(max(0.0, (step - first) / max(1, last - first)), 1.0)
         return 0.5 * (1 + math.cos(math.pi * done))
 
@@ -280,14 +302,28 @@ class OfflineAlgorithm(Algorithm):
         """Return what else to log at an evaluation, by name, after ``step`` optimiser steps."""
         return {}
 
-    def parameter_group(self, params: Any, lr: float | None) -> list[dict[str, Any]]:
-        """Return parameters with a learning rate of their own (``None``: the experiment's)."""
-        trained = [p for p in params if isinstance(p, torch.nn.Parameter)]
-        return [{"params": trained, **({} if lr is None else {"lr": lr})}]
+    def learning_rate(self, network: str) -> float | None:
+        """Return the rate of a network, such as ``actor``; ``None``: the experiment's."""
+        return None
 
-    def set_team_keys(self, group: str, loss: LossModule) -> None:
+    def _get_parameters(self, group: str, loss: LossModule) -> dict[str, Iterable]:
+        # By the names of this package, `loss_actor` trains `actor_network`, and so on.
+        groups: dict[str, Iterable] = {}
+        for name in loss.loss_names:
+            network = name.removeprefix("loss_")
+            params = getattr(loss, f"{network}_network_params").flatten_keys().values()
+            trained = [p for p in params if isinstance(p, torch.nn.Parameter)]
+            lr = self.learning_rate(network)
+            groups[name] = [{"params": trained, **({} if lr is None else {"lr": lr})}]
+        return groups
+
+    def set_team_keys(self, group: str, loss: LossModule, independent: bool = False) -> None:
         """Point a loss at the group's entries."""
         loss.set_keys(action=(group, "action"), reward=(group, "reward"))
+        if independent:
+            names = ("state_action_value", "value")
+            known = {name: getattr(loss.tensor_keys, name) for name in names}
+            loss.set_keys(**{name: (group, key) for name, key in known.items()})
 
 
 def normalised_mlp(config: MlpConfig) -> MlpConfig:

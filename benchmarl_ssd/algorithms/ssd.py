@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -141,10 +140,14 @@ class Ssd(OfflineAlgorithm):
             "noise_clip": noise_clip,
             "warm_start": warm_start,
         }
-        self.following, self.warm_start = critic == "following", warm_start
+        self.following = critic == "following"
         self.reward_scale_option, self.critic_layer_norm = reward_scale, critic_layer_norm
-        self.clone_lr = clone_lr
-        self.learning_rates = {"score": score_lr, "critic": critic_lr, "actor": actor_lr}
+        self.learning_rates = {
+            "score": score_lr,
+            "critic": critic_lr,
+            "actor": actor_lr,
+            "clone": clone_lr,
+        }
         super().__init__(**kwargs)
 
     @property
@@ -179,19 +182,27 @@ class Ssd(OfflineAlgorithm):
             return self.score_steps, self.pretrain_steps
         return 0, self.score_steps
 
+    def held(self, loss_name: str) -> float:
+        """With a critic that follows, rates are full for most of stage 2, as its targets move."""
+        return _HOLD if self.following and loss_name in ("loss_qvalue", "loss_actor") else 0.0
+
     def lr_factor(self, loss_name: str, step: int) -> float:
-        """Share of a full rate: in stage 2 full until ``_HOLD`` of it, as the targets move."""
-        first, last = self.stage(loss_name)
-        if loss_name == "loss_actor" and step < first:
-            clone = self.experiment_config.lr if self.clone_lr is None else self.clone_lr
-            actor = self.learning_rates["actor"] or self.experiment_config.lr
-            # Where actions tell nothing there is nothing to clone but their noise.
-            known = min(loss.information.nan_to_num(0.0).item() for loss in self.losses())
-            return clone / actor * min(1.0, known) * super().lr_factor("loss_score", step)
-        if first < (self.pretrain_steps or 0) or not self.following or self.dataset is None:
-            return super().lr_factor(loss_name, step)
-        held = first + _HOLD * (last - first)
-        return super().lr_factor(loss_name, round(first + max(0.0, step - held) / (1 - _HOLD)))
+        """Share of the full rate; while the actors clone, of that rate."""
+        factor = super().lr_factor(loss_name, step)
+        if loss_name != "loss_actor" or step >= self.stage(loss_name)[0]:
+            return factor
+        clone, actor = (
+            self.learning_rates[part] or self.experiment_config.lr for part in ("clone", "actor")
+        )
+        losses = self.experiment.losses.values()
+        # Where actions tell nothing there is nothing to clone but their noise.
+        known = min(loss.information.nan_to_num(0.0).item() for loss in losses)
+        return clone / actor * min(1.0, known) * super().lr_factor("loss_score", step)
+
+    def learning_rate(self, network: str) -> float | None:
+        """Return the rate of a network; ``None``: the experiment's."""
+        part = {"qvalue": "critic", "value": "critic", "convention": "score"}.get(network, network)
+        return self.learning_rates[part]
 
     def score(self, group: str) -> ConditionalScore:
         """Build the conditional scores of a group."""
@@ -227,10 +238,6 @@ class Ssd(OfflineAlgorithm):
         leaves = [key if isinstance(key, tuple) else (key,) for key in spec.keys(True, True)]
         size = sum(spec[leaf].shape.numel() for leaf in leaves)
         return [(group, *leaf) for leaf in leaves], size
-
-    def losses(self) -> list[SsdLoss]:
-        """The groups' losses."""
-        return list(self.experiment.losses.values())
 
     def diagnose(self, step: int) -> dict[str, float]:
         """While scores are fitted: how good samples of them are, offline and played."""
@@ -274,20 +281,6 @@ class Ssd(OfflineAlgorithm):
         self.set_team_keys(group, loss)
         loss.make_value_estimator(ValueEstimators.TD0, gamma=self.experiment_config.gamma)
         return loss, True
-
-    def _get_parameters(self, group: str, loss: LossModule) -> dict[str, Iterable]:
-        networks = {
-            "loss_score": (loss.score_network_params, "score"),
-            "loss_qvalue": (loss.qvalue_network_params, "critic"),
-            "loss_value": (loss.value_network_params, "critic"),
-            "loss_actor": (loss.actor_network_params, "actor"),
-        }
-        if self.n_conventions > 1:
-            networks["loss_convention"] = (loss.convention_network_params, "score")
-        return {
-            name: self.parameter_group(params.flatten_keys().values(), self.learning_rates[part])
-            for name, (params, part) in networks.items()
-        }
 
 
 @dataclass

@@ -1,9 +1,21 @@
 """TorchRL loss modules for offline multi-agent learning; nothing here knows BenchMARL."""
 
+from benchmarl_ssd.objectives.actors import ActorLoss
 from benchmarl_ssd.objectives.bc import BcLoss
 from benchmarl_ssd.objectives.common import OfflineLoss
+from benchmarl_ssd.objectives.critic import CriticLoss
 from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
+from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
 from benchmarl_ssd.objectives.ssd import SsdLoss
 
-__all__ = ["BcLoss", "JointIQLLoss", "OfflineLoss", "ScoreMatchingLoss", "SsdLoss"]
+__all__ = [
+    "ActorLoss",
+    "BcLoss",
+    "CriticLoss",
+    "JointIQLLoss",
+    "OfflineLoss",
+    "PolicyEvaluationLoss",
+    "ScoreMatchingLoss",
+    "SsdLoss",
+]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictParams, dispatch
-from tensordict.utils import NestedKey
-from torch import Tensor
+from tensordict.nn import TensorDictModule, dispatch
 
 from benchmarl_ssd.modules import ActionScaler
-from benchmarl_ssd.objectives.common import OfflineLoss
+from benchmarl_ssd.objectives.actors import ActorLoss
 
 
-class BcLoss(OfflineLoss):
+class BcLoss(ActorLoss):
     r"""Regression of the logged actions on what each agent observed.
 
     .. math:: L_{actor} = \sum_i E \| \pi_i(o_i) - a_i \|^2 ,
@@ -35,9 +33,6 @@ class BcLoss(OfflineLoss):
         torch.Size([])
     """
 
-    actor_network: TensorDictModule
-    actor_network_params: TensorDictParams
-    target_actor_network_params: TensorDictParams
     loss_names: tuple[str, ...] = ("loss_actor",)
 
     def __init__(
@@ -47,19 +42,9 @@ class BcLoss(OfflineLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(action_scaler, reduction)
-        self.convert_to_functional(actor_network, "actor_network")
-
-    def _read_keys(self) -> list[NestedKey]:
-        return [*super()._read_keys(), *self.actor_network.in_keys]
-
-    def actor_loss(self, tensordict: TensorDictBase) -> Tensor:
-        """Per-sample loss, ``[*B]``."""
-        logged = self.action_scaler.scale(tensordict.get(self.tensor_keys.action))
-        with self.actor_network_params.to_module(self.actor_network):
-            action = self.act(self.actor_network, tensordict)
-        return ((action - logged) ** 2).mean((-2, -1))
+        self._set_up_actor(actor_network)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return ``loss_actor``."""
-        return self.reduce({"loss_actor": self.actor_loss(tensordict)})
+        return self.reduce({"loss_actor": self.clone_loss(tensordict)})

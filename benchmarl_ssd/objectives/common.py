@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -53,6 +52,16 @@ class OfflineLoss(LossModule):
     loss_names: tuple[str, ...] = ()
     reward_scale: float = 1.0
 
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        # TorchRL looks for a loss's networks in the annotations of the class itself only; those of
+        # the classes that it is put together from are its own too.
+        merged: dict = {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, OfflineLoss):
+                merged.update(base.__annotations__)
+        cls.__annotations__ = merged
+
     def __init__(self, action_scaler: ActionScaler | None = None, reduction: str = "mean") -> None:
         self._in_keys: list[NestedKey] | None = None
         super().__init__()
@@ -95,26 +104,31 @@ class OfflineLoss(LossModule):
         """Turn every agent's flag into the team's: true once it is true for all."""
         return flag.all(-2) if flag.ndim == action.ndim else flag
 
-    def team_transition(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """View of a transition with the team's reward, done and terminated added under ``next``.
+    def team_transition(self, tensordict: TensorDictBase, *agents: int) -> TensorDictBase:
+        """The team's reward, done and terminated of a transition, under ``next``.
 
         The team's reward is the mean over its agents, which keeps its scale independent of their
         number. The input is not changed.
+
+        Args:
+            tensordict (TensorDictBase): logged transitions, batch ``[*B]``.
+            *agents (int): with a number of agents, every agent is given the team's entries,
+                ``[*B, n, 1]`` instead of ``[*B, 1]``.
         """
         keys = self.tensor_keys
         action = tensordict.get(keys.action)
-        following = tensordict.get("next").copy()
-        reward = following.get(keys.reward)
+        given = tensordict.get("next")
+        reward = given.get(keys.reward)
         reward = reward.mean(-2) if reward.ndim == action.ndim else reward
-        following.set("team_reward", reward * self.reward_scale)
-        for name, key in (("team_done", keys.done), ("team_terminated", keys.terminated)):
-            following.set(name, self._team_flag(following.get(key), action))
-        return TensorDict({"next": following}, batch_size=tensordict.batch_size)
-
-    def act(self, actor: TensorDictModule, tensordict: TensorDictBase) -> Tensor:
-        """Actions of the actors in [-1, 1], ``[*B, n, d]``, with gradient to ``actor`` only."""
-        observed = tensordict.select(*actor.in_keys, strict=False)
-        return self.action_scaler.scale(actor(observed).get(self.tensor_keys.action))
+        team = {
+            "team_reward": reward * self.reward_scale,
+            "team_done": self._team_flag(given.get(keys.done), action),
+            "team_terminated": self._team_flag(given.get(keys.terminated), action),
+        }
+        if agents:
+            shape = (*tensordict.batch_size, *agents, 1)
+            team = {name: entry.unsqueeze(-2).expand(shape) for name, entry in team.items()}
+        return TensorDict({"next": team}, batch_size=tensordict.batch_size)
 
     def reduce(self, losses: dict[str, Tensor], **metrics: Tensor) -> TensorDictBase:
         """Gather per-sample losses ``[*B]`` and scalar metrics into the output."""

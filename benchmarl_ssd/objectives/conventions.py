@@ -31,6 +31,7 @@ class ConventionMixin(OfflineLoss):
 
     convention_network: ConventionNetwork
     convention_network_params: TensorDictParams
+    target_convention_network_params: TensorDictParams
     convention_variance: Tensor
     convention_share: Tensor
     convention_value: Tensor

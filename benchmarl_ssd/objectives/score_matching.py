@@ -79,7 +79,10 @@ class ScoreMatchingLoss(OfflineLoss):
         score = self.score_network
         with self.score_network_params.to_module(score):
             context = score.encode(tensordict, action)
-            denoising = self._denoising_error(action, context)
+            shape = (self.n_noise_draws, *action.shape[:-2], score.n_factors, 1)
+            t_min = score.schedule.t_min
+            times = t_min + (1 - t_min) * torch.rand(shape, device=action.device)
+            denoising = self._denoising_error(action, context, times)
             # [n_factors, M, d] -> [*B, n, d]: factors and their entries are the joint action's.
             residual = action - context.mean.transpose(0, 1).reshape(action.shape)
             scale = context.scale.transpose(0, 1).reshape(action.shape)
@@ -99,21 +102,20 @@ class ScoreMatchingLoss(OfflineLoss):
         A Gaussian of scale s has the denoising error e = alpha^2 s^2 / (alpha^2 s^2 + sigma^2);
         this takes the scale from the error, so that several narrow modes count as narrow.
         """
-        error = self._denoising_error(action, context, _INFORMATION_TIME).mean().clamp(1e-6, 0.99)
-        time = torch.tensor(_INFORMATION_TIME, device=action.device)
-        schedule = self.score_network.schedule
-        ratio = schedule.sigma(time) / schedule.alpha(time)
+        n_factors = self.score_network.n_factors
+        time = torch.full(
+            (1, *action.shape[:-2], n_factors, 1), _INFORMATION_TIME, device=action.device
+        )
+        error = self._denoising_error(action, context, time).mean().clamp(1e-6, 0.99)
+        schedule, level = self.score_network.schedule, time.new_tensor(_INFORMATION_TIME)
+        ratio = schedule.sigma(level) / schedule.alpha(level)
         scale = ratio * (error / (1 - error)).sqrt()
         return (_UNIFORM_ENTROPY - scale.log()).clamp_min(0)
 
-    def _denoising_error(self, action: Tensor, context, time: float | None = None) -> Tensor:
-        score, draws = self.score_network, self.n_noise_draws
-        shape = (draws, *action.shape[:-2], score.n_factors, 1)
-        t_min = score.schedule.t_min
-        t = t_min + (1 - t_min) * torch.rand(shape, device=action.device)
-        if time is not None:
-            t = torch.full_like(t, time)
-        z = torch.randn(draws, *action.shape, device=action.device)
+    def _denoising_error(self, action: Tensor, context, t: Tensor) -> Tensor:
+        """Mean over draws and entries, ``[*B]``, at times ``[K, *B, n_factors, 1]``."""
+        score = self.score_network
+        z = torch.randn(t.shape[0], *action.shape, device=action.device)
         noised = score.schedule.alpha(t) * action + score.schedule.sigma(t) * z
         error = (score.predict(context, noised, t) - z) ** 2
         return error.mean((0, -2, -1))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictParams, dispatch
+from tensordict.nn import TensorDictModule, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -16,13 +16,14 @@ from benchmarl_ssd.modules.conditional_score import check_option
 from benchmarl_ssd.modules.conventions import ConventionNetwork
 from benchmarl_ssd.modules.noise import NoiseWindow, Weighting, noise_weight
 from benchmarl_ssd.objectives.conventions import ConventionMixin
-from benchmarl_ssd.objectives.policy_evaluation import JointPolicyEvaluationLoss
+from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
+from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
 
 CriticMode = Literal["following", "frozen"]
 
 
-class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
+class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionMixin):
     r"""Offline learning of decentralised policies by sequential score decomposition.
 
     Source: Qiao et al., "Offline Multi-agent Reinforcement Learning via Sequential Score
@@ -32,7 +33,7 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
        ``loss_value`` the joint critic (:class:`JointIQLLoss`), independently of each other; with
        ``warm_start``, ``loss_actor`` clones the behaviour meanwhile.
     2. With a critic that is ``following``, ``loss_qvalue`` goes on from there with the value of
-       the current policies (:class:`JointPolicyEvaluationLoss`); the paper's is ``frozen``.
+       the current policies (:class:`PolicyEvaluationLoss`); the paper's is ``frozen``.
        ``loss_actor`` extracts the actors. For every agent, with the other agents' actions those
        that their policies *now* choose (Eq. 6),
 
@@ -126,21 +127,6 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
         ['loss_qvalue', 'loss_actor']
     """
 
-    actor_network: TensorDictModule
-    actor_network_params: TensorDictParams
-    target_actor_network_params: TensorDictParams
-    score_network: ConditionalScore
-    score_network_params: TensorDictParams
-    target_score_network_params: TensorDictParams
-    qvalue_network: TensorDictModule
-    qvalue_network_params: TensorDictParams
-    target_qvalue_network_params: TensorDictParams
-    value_network: TensorDictModule
-    value_network_params: TensorDictParams
-    target_value_network_params: TensorDictParams
-    convention_network: ConventionNetwork
-    convention_network_params: TensorDictParams
-    target_convention_network_params: TensorDictParams
     loss_names: tuple[str, ...] = ("loss_score", "loss_qvalue", "loss_value", "loss_actor")
 
     def __init__(
@@ -210,12 +196,11 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
         self.pretrain_steps, self.extraction_steps = pretrain_steps, extraction_steps
         self.step = 0
         following = critic == "following"
-        self.convert_to_functional(actor_network, "actor_network", create_target_params=following)
+        self._set_up_actor(actor_network, has_target=following)
 
     def _read_keys(self) -> list[NestedKey]:
         made = unravel_key(self.convention_key)
-        keys = [key for key in super()._read_keys() if unravel_key(key) != made]
-        return [*keys, *self.actor_network.in_keys]
+        return [key for key in super()._read_keys() if unravel_key(key) != made]
 
     def get_extra_state(self) -> Tensor:
         """Return the number of training calls so far; part of ``state_dict``."""
@@ -251,17 +236,9 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
         beta = self.data_beta if self.beta is None else self.beta
         return beta * min(1.0, self.progress / self.beta_warmup if self.beta_warmup else 1.0)
 
-    def clone_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Per-sample squared distance ``[*B]`` to the logged actions, and metrics."""
-        logged = self.action_scaler.scale(tensordict.get(self.tensor_keys.action))
-        with self.actor_network_params.to_module(self.actor_network):
-            action = self.act(self.actor_network, tensordict)
-        return ((action - logged) ** 2).mean((-2, -1)), {}
-
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample surrogate ``[*B]``, and metrics."""
-        with self.actor_network_params.to_module(self.actor_network):
-            action = self.act(self.actor_network, tensordict)
+        action = self.policy_action(tensordict)
         pull = self._score_gradient(self.told_convention(tensordict), action.detach())
         climb = self.action_gradient(tensordict, action)
         norm = climb.flatten(-2).norm(dim=-1).mean()
@@ -288,12 +265,11 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
         return (noise_weight(score.schedule, t, self.weighting) * noise).mean(0)
 
     def _told(self, tensordict: TensorDictBase, convention: Tensor) -> TensorDictBase:
-        """Tell the score a convention (an index, ``[*B]`` or one for all); no copy of the data."""
+        """Tell the score a convention (an index, ``[*B]`` or one for all), beside the data."""
         told = one_hot(convention, self.n_conventions).to(self.convention_share.dtype)
         shape = (*tensordict.batch_size, self.convention_network.n_agents, self.n_conventions)
         told = told.unsqueeze(-2).expand(shape)
-        read = [key for key in self.in_keys if key in tensordict.keys(True, True)]
-        return tensordict.select(*read).set(self.convention_key, told)
+        return tensordict.copy().set(self.convention_key, told)
 
     def told_convention(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Add the entry that tells the score which convention the policies follow, if any."""
@@ -333,7 +309,7 @@ class SsdLoss(ScoreMatchingLoss, JointPolicyEvaluationLoss, ConventionMixin):
         if fits and (split is None or step < split):
             losses.update(self._fit_scores(tensordict))
             if self.warm_start and not extracts:
-                losses["loss_actor"] = self.clone_loss(tensordict)
+                losses["loss_actor"] = (self.clone_loss(tensordict), {})
         if fits and (split is None or step >= split):
             losses.update(self._fit_critic(tensordict))
             if not (extracts and self.critic == "following"):

@@ -17,13 +17,23 @@ class OfflineAlgorithmConfig(AlgorithmConfig):
     """Base of the configs: reads our own folder, and turns any misfit into one clear error."""
 
     @classmethod
+    def is_complete(cls) -> bool:
+        """Whether this is an algorithm's config, and not a base of several."""
+        return "associated_class" in vars(cls)
+
+    @classmethod
+    def algorithm_name(cls) -> str:
+        """Return the name that BenchMARL and Hydra know the algorithm under."""
+        return cls.associated_class().__name__.lower()
+
+    @classmethod
     def get_from_yaml(cls, path: str | None = None):
         """Load the configuration from yaml.
 
         Args:
             path (str, optional): full path of the file; by default the one of this package.
         """
-        name = cls.associated_class().__name__.lower()
+        name = cls.algorithm_name()
         file = str(conf_dir() / "algorithm" / f"{name}.yaml") if path is None else path
         return cls(**_read_yaml_config(file))
 
@@ -38,7 +48,7 @@ class OfflineAlgorithmConfig(AlgorithmConfig):
         try:
             if unknown:
                 raise ValueError(
-                    f"expected options of {self.associated_class().__name__.lower()}, found "
+                    f"expected options of {self.algorithm_name()}, found "
                     f"{', '.join(unknown)}; conf/algorithm lists and explains them"
                 )
             return super().get_algorithm(experiment)
@@ -47,8 +57,7 @@ class OfflineAlgorithmConfig(AlgorithmConfig):
             raise OfflineRunError(str(error)) from None
 
     def __str__(self) -> str:
-        name = self.associated_class().__name__.lower()
-        return f"{name} (which trains continuous actions only)"
+        return f"{self.algorithm_name()} (which trains continuous actions only)"
 
     @staticmethod
     def supports_continuous_actions() -> bool:

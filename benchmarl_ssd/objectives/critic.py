@@ -129,19 +129,21 @@ class CriticLoss(OfflineLoss):
         ).squeeze(-1)
 
     def regress(
-        self, tensordict: TensorDictBase, next_value: Tensor
+        self, tensordict: TensorDictBase, next_value: Tensor, predicted: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Distance of the logged actions' values to their TD(0) target.
 
         Args:
             tensordict (TensorDictBase): logged transitions, batch ``[*B]``.
             next_value (Tensor): value of the next states, ``[*B]`` or ``[*B, n]``.
+            predicted (Tensor, optional): the logged actions' values, if they are known already.
 
         Returns:
             The loss ``[*B]``, summed over critics and meant over agents, and metrics.
         """
         target = self.td_target(tensordict, next_value)
-        predicted = self.qvalues(tensordict, self.qvalue_network_params)
+        if predicted is None:
+            predicted = self.qvalues(tensordict, self.qvalue_network_params)
         loss = distance_loss(predicted, target.expand_as(predicted), self.loss_function)
         return self.per_sample(loss.sum(0), tensordict), {"qvalue": predicted.mean()}
 

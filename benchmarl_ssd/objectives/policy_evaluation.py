@@ -40,14 +40,19 @@ class PolicyEvaluationLoss(CriticLoss, ActorLoss):
         following = [*self._observed_keys(), *self.actor_network.in_keys]
         return [*super()._read_keys(), *[("next", key) for key in following if key != _INIT]]
 
-    @torch.no_grad()
-    def next_policy_action(self, tensordict: TensorDictBase) -> Tensor:
-        """Target policies' smoothed next actions in [-1, 1], ``[*B, n, d]``."""
+    def following(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """What is observed in the next states, as the actors need it."""
         following = tensordict.get("next")
         starts = tensordict.get(_INIT, None)
         if starts is not None and following.get(_INIT, None) is None:
             # A recurrent policy starts anew where its window does, one step later than on it.
             following = following.copy().set(_INIT, starts)
+        return following
+
+    @torch.no_grad()
+    def next_policy_action(self, tensordict: TensorDictBase) -> Tensor:
+        """Target policies' smoothed next actions in [-1, 1], ``[*B, n, d]``."""
+        following = self.following(tensordict)
         with self.target_actor_network_params.to_module(self.actor_network):
             action = self.act(self.actor_network, following)
         noise = self.policy_noise * torch.randn_like(action)

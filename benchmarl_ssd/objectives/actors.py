@@ -40,7 +40,12 @@ class ActorLoss(OfflineLoss):
         """The logged actions in [-1, 1], ``[*B, n, d]``."""
         return self.action_scaler.scale(tensordict.get(self.tensor_keys.action))
 
-    def clone_loss(self, tensordict: TensorDictBase, weight: Tensor | float = 1.0) -> Tensor:
+    def clone_loss(
+        self,
+        tensordict: TensorDictBase,
+        weight: Tensor | float = 1.0,
+        action: Tensor | None = None,
+    ) -> Tensor:
         r"""Squared distance to the logged actions, ``[*B]``, mean over agents and action entries.
 
         Args:
@@ -48,6 +53,8 @@ class ActorLoss(OfflineLoss):
             weight (Tensor or float): factor on every agent's distance, ``[*B, n]`` or one that
                 broadcasts to it. Up to a constant the result is then the weighted negative
                 log-likelihood of a Gaussian policy of standard deviation :math:`\sqrt{1/2}`.
+            action (Tensor, optional): the actors' actions, where they are known already.
         """
-        distance = (self.policy_action(tensordict) - self.logged_action(tensordict)) ** 2
+        action = self.policy_action(tensordict) if action is None else action
+        distance = (action - self.logged_action(tensordict)) ** 2
         return (weight * distance.mean(-1)).mean(-1)

@@ -110,6 +110,50 @@ class CriticLoss(OfflineLoss):
         read.set(self.tensor_keys.action, self.action_scaler.unscale(scaled_action))
         return self.qvalues(read, params)
 
+    def qvalues_of(
+        self, tensordict: TensorDictBase, candidates: Tensor, params: TensorDictParams
+    ) -> Tensor:
+        """Every critic's value of K joint actions in each state, ``[N, K, *B]``, also ``[..., n]``.
+
+        Args:
+            tensordict (TensorDictBase): transitions, batch ``[*B]``.
+            candidates (Tensor): joint actions in [-1, 1], ``[K, *B, n, d]``.
+            params (TensorDictParams): parameters of the critics.
+        """
+        count = candidates.shape[0]
+        read = tensordict.select(*self.qvalue_network.in_keys, strict=False)
+        if not tensordict.batch_size:
+            return self.qvalues_at(read.expand(count), candidates, params)
+        # Rows of one batch: recurrent critics take no further dimension.
+        rows = torch.cat([read] * count)
+        return self.qvalues_at(rows, candidates.flatten(0, 1), params).unflatten(1, (count, -1))
+
+    def own_qvalues_of(
+        self,
+        tensordict: TensorDictBase,
+        candidates: Tensor,
+        team_action: Tensor,
+        params: TensorDictParams,
+        joint: bool,
+    ) -> Tensor:
+        """Values of each agent's own candidates, the others' actions as given, ``[N, K, *B, n]``.
+
+        Args:
+            tensordict (TensorDictBase): transitions, batch ``[*B]``.
+            candidates (Tensor): every agent's candidates in [-1, 1], ``[K, *B, n, d]``.
+            team_action (Tensor): what the others do in the meantime, ``[*B, n, d]`` in [-1, 1].
+            params (TensorDictParams): parameters of the critics.
+            joint (bool): whether the critics are joint; independent ones do not see the others.
+        """
+        if not joint:
+            return self.qvalues_of(tensordict, candidates, params)
+        count, n_agents = candidates.shape[0], candidates.shape[-2]
+        own = torch.eye(n_agents, dtype=torch.bool, device=candidates.device)
+        own = own.reshape(n_agents, *[1] * tensordict.ndim, n_agents, 1)
+        teams = torch.where(own, candidates.unsqueeze(1), team_action).flatten(0, 1)
+        values = self.qvalues_of(tensordict, teams, params).unflatten(1, (count, n_agents))
+        return values.movedim(2, -1)
+
     def per_sample(self, values: Tensor, tensordict: TensorDictBase) -> Tensor:
         """Mean over agents of what independent critics give, ``[*B, n]``; else unchanged."""
         return values.mean(-1) if values.ndim > tensordict.ndim else values
@@ -157,3 +201,25 @@ class CriticLoss(OfflineLoss):
             values = self.qvalues_at(tensordict, leaf, self.qvalue_network_params.data)
             value = values.min(0).values
         return torch.autograd.grad(value.sum(), leaf)[0]
+
+    def policy_value(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
+        """First critic's value of the policies' actions, for the actors to climb.
+
+        The gradient reaches the actions alone, each agent's only from its own critic where these
+        are independent, and is taken here: a step of the critic before the actors' backward, as
+        BenchMARL does it, changes nothing.
+
+        Args:
+            tensordict (TensorDictBase): transitions, batch ``[*B]``.
+            action (Tensor): the policies' joint actions in [-1, 1], ``[*B, n, d]``.
+
+        Returns:
+            Tensor: ``[*B]`` of a joint critic, ``[*B, n]`` of independent ones.
+        """
+        leaf = action.detach().requires_grad_()
+        with torch.enable_grad():
+            value = self.qvalues_at(tensordict, leaf, self.qvalue_network_params.data[:1])[0]
+        gradient = torch.autograd.grad(value.sum(), leaf)[0]
+        change = ((action - leaf.detach()) * gradient).sum(-1)  # zero, with the gradient
+        joint = value.ndim == tensordict.ndim
+        return value.detach() + (change.sum(-1) if joint else change)

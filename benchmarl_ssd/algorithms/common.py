@@ -24,6 +24,7 @@ from benchmarl_ssd.algorithms.clock_env import ClockEnv
 from benchmarl_ssd.algorithms.compatibility import check_dataset_fits
 from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
+from benchmarl_ssd.data.following import add_next_action
 from benchmarl_ssd.data.recipes import recipes, resolve
 from benchmarl_ssd.environments import LoggedClass, changed_options
 from benchmarl_ssd.modules import ActionScaler
@@ -77,6 +78,11 @@ class OfflineAlgorithm(Algorithm):
         self.experiment.callbacks = [*self.experiment.callbacks, callback]
 
     @property
+    def needs_next_action(self) -> bool:
+        """Whether the loss reads the action that was logged next; see the buffer's option."""
+        return False
+
+    @property
     def plays_episodes(self) -> bool:
         """Whether the task has a simulator; a logged task has none."""
         return not isinstance(self.experiment.task, LoggedClass)
@@ -126,6 +132,7 @@ class OfflineAlgorithm(Algorithm):
             device=device,
             sequence_length=length,
             transform=Compose(*transforms) if transforms else None,
+            next_action=self.needs_next_action,
         )
 
     def _sequence_length(self) -> int:
@@ -142,11 +149,17 @@ class OfflineAlgorithm(Algorithm):
         return lambda: ClockEnv(experiment.test_env, num_envs)
 
     def process_batch(self, group: str, batch: TensorDictBase) -> TensorDictBase:
-        """Give every agent its reward where the environment has one for all."""
+        """Give every agent its reward where the environment has one for all.
+
+        Where the algorithm needs it, also add the next action of what the run itself collected, as
+        :class:`OfflineReplayBuffer` does of logged data.
+        """
         key = ("next", group, "reward")
         if key not in batch.keys(True, True):
             shape = (*batch.get(group).shape, 1)
             batch.set(key, batch.get(("next", "reward")).unsqueeze(-1).expand(shape))
+        if self.needs_next_action and self.dataset is None:
+            add_next_action(batch, group)
         return batch
 
     # -- networks -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torchrl.data import (
 
 from benchmarl_ssd.data.dataset import OfflineDataset
 from benchmarl_ssd.data.errors import DatasetError
+from benchmarl_ssd.data.following import logged_next_action
 
 
 class OfflineReplayBuffer(TensorDictReplayBuffer):
@@ -34,6 +35,10 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
             consecutive steps of one episode, ``[batch_size // L, L]``, for recurrent policies, with
             ``is_init`` ``[batch_size // L, L, 1]`` True where a window starts.
         transform: a TorchRL transform for sampled batches.
+        next_action: also give what was done next, ``("next", group, "action")``, for algorithms that
+            bootstrap from logged actions, and ``("next", "acted")`` ``[*B, 1]``, whether there was
+            such an action. At an episode's last row there was none: the entry is zero there, and
+            never another episode's.
 
     Raises:
         DatasetError: if there is no such group, the sizes make no sense, or no episode is as long
@@ -47,6 +52,9 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
         >>> windows = OfflineReplayBuffer(dataset, "agents", batch_size=8, sequence_length=4)
         >>> windows.sample()["is_init"].squeeze(-1).tolist()
         [[True, False, False, False], [True, False, False, False]]
+        >>> followed = OfflineReplayBuffer(dataset, "agents", batch_size=8, next_action=True)
+        >>> followed.sample()["next", "agents", "action"].shape
+        torch.Size([8, 2, 1])
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
         device: str | torch.device = "cpu",
         sequence_length: int | None = None,
         transform: Any = None,
+        next_action: bool = False,
     ) -> None:
         if batch_size < 1 or (sequence_length is not None and sequence_length < 1):
             raise DatasetError(
@@ -79,6 +88,7 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
         )
         self.group = group
         self.sequence_length = sequence_length
+        self._rows = data if next_action else None
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Sample as TorchRL's buffers do; windows come as ``[windows, sequence_length]``.
@@ -91,11 +101,17 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
             A TensorDict, or that and its info if asked for by ``return_info=True``.
         """
         sampled = super().sample(*args, **kwargs)
-        if self.sequence_length is None:
-            return sampled
         if isinstance(sampled, tuple):
-            return self._windows(sampled[0]), *sampled[1:]
-        return self._windows(sampled)
+            return self._completed(sampled[0]), *sampled[1:]
+        return self._completed(sampled)
+
+    def _completed(self, data: TensorDictBase) -> TensorDictBase:
+        if self._rows is not None:
+            # Read where the next row lies, instead of keeping all actions twice.
+            index = data.get("index").reshape(-1)
+            action, acted = logged_next_action(self._rows, self.group, index)
+            data = data.set(("next", self.group, "action"), action).set(("next", "acted"), acted)
+        return data if self.sequence_length is None else self._windows(data)
 
     def _windows(self, data: TensorDictBase) -> TensorDictBase:
         windows = data.reshape(-1, self.sequence_length)

@@ -128,3 +128,52 @@ def test_data_is_copied_to_the_gpu_once(dataset, sequence_length):
     assert sample["agents", "action"].device.type == "cuda"
     rows = dataset.data[sample["index"].flatten().cpu()]
     assert torch.equal(sample["agents", "action"].flatten(0, -3).cpu(), rows["agents", "action"])
+
+
+@pytest.mark.parametrize("sequence_length", [None, 4])
+def test_next_action_is_the_next_row_of_the_same_episode(dataset, sequence_length):
+    buffer = OfflineReplayBuffer(
+        dataset, "agents", batch_size=400, sequence_length=sequence_length, next_action=True
+    )
+    sample = buffer.sample().reshape(-1)
+    action, length = dataset.data["agents", "action"], 7
+    seen = set()
+    for row, taken, acted in zip(
+        sample["index"].flatten().tolist(),
+        sample["next", "agents", "action"],
+        sample["next", "acted"].flatten().tolist(),
+        strict=True,
+    ):
+        last = row % length == length - 1
+        assert acted == (not last)
+        assert torch.equal(taken, torch.zeros_like(taken) if last else action[row + 1])
+        seen.add(row)
+    assert len(seen) > 150
+    assert 209 in seen  # the very last row of the dataset
+
+
+def test_next_action_costs_nothing_unless_asked_for(dataset):
+    sample = OfflineReplayBuffer(dataset, "agents", batch_size=8).sample()
+    assert "acted" not in sample["next"].keys()
+    assert "action" not in sample["next", "agents"].keys()
+    with_it = OfflineReplayBuffer(dataset, "agents", batch_size=8, next_action=True)
+    # the actions are not kept a second time
+    assert ("next", "agents", "action") not in with_it.storage._storage.keys(True, True)
+
+
+def test_next_action_of_collected_steps_stops_at_ends():
+    from benchmarl_ssd.data.examples import example_episodes
+    from benchmarl_ssd.data.following import add_next_action
+
+    # Two environments, each of which collected two episodes of three steps.
+    batch = example_episodes(episodes=4, length=3).reshape(2, 6)
+    add_next_action(batch, "agents")
+    acted = batch["next", "acted"].squeeze(-1)
+    assert acted.tolist() == [[True, True, False, True, True, False]] * 2
+    assert torch.equal(
+        batch["next", "agents", "action"][acted],
+        batch["agents", "action"][:, 1:][acted[:, :-1]],
+    )
+    assert not batch["next", "agents", "action"][~acted].any()
+    with pytest.raises(DatasetError, match="at least 2 steps of every environment"):
+        add_next_action(batch[:, :1], "agents")

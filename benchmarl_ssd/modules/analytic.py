@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from benchmarl_ssd.modules.mixture import GaussianMixture
 from benchmarl_ssd.modules.noise import VPNoiseSchedule
 from benchmarl_ssd.modules.score import NoisePredictor, ScoreContext
 
@@ -70,9 +71,8 @@ class MixtureScore(NoisePredictor):
     def denoise(self, context: ScoreContext, noised: Tensor, t: Tensor) -> Tensor:
         """See :meth:`NoisePredictor.denoise`."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        variance = alpha**2 * self.noise**2 + sigma**2  # [n, J, M, 1]
         centres = self.factor_modes[:, None, None]  # [n, 1, 1, K, d]
-        offset = noised.unsqueeze(-2) - alpha.unsqueeze(-1) * centres
-        log_rho = context.hidden.unsqueeze(1) - (offset**2).sum(-1) / (2 * variance)
-        pull = torch.einsum("njmk,njmkd->njmd", log_rho.softmax(-1), offset)
-        return sigma * pull / variance
+        mixture = GaussianMixture(
+            centres, torch.full_like(centres, self.noise**2), context.hidden.unsqueeze(1)
+        )
+        return mixture.predicted_noise(noised, alpha, sigma)

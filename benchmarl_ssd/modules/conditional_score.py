@@ -193,6 +193,21 @@ class ConditionalScore(TensorDictModuleBase):
         rows = torch.cat([leaf.reshape(*leaf.shape[:batch_dims], -1) for leaf in leaves], -1)
         return rows.reshape(1, -1, rows.shape[-1]).expand(self.n_factors, -1, -1)
 
+    def fit_error(self, context: ScoreContext, action: Tensor) -> Tensor:
+        """What is to be minimised beside the denoising error, mean over factors and entries.
+
+        Args:
+            context (ScoreContext): from :meth:`encode`.
+            action (Tensor): logged joint actions in [-1, 1], ``[*B, n, d]``.
+
+        Returns:
+            Tensor: ``[*B]``.
+        """
+        dim = self.n_agents * self.action_dim // self.n_factors
+        rows = action.reshape(-1, self.n_factors, dim).transpose(0, 1)
+        error = self.network.fit_error(context, rows)
+        return error.mean((0, -1)).reshape(action.shape[:-2])
+
     def predict(self, context: ScoreContext, noised: Tensor, t: Tensor) -> Tensor:
         """Predict the noise for ``K`` draws per row.
 

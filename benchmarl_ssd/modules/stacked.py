@@ -18,6 +18,7 @@ class StackedLinear(nn.Module):
         in_features (int): features of each input.
         out_features (int): features of each output.
         bias (bool): whether a bias is added.
+        zero (bool): start from parameters that are all zero.
         device (torch.device, optional): where the parameters live.
 
     Shapes: input ``[n, M, in]`` (or ``[n, K, M, in]``), output the same with ``out``.
@@ -34,16 +35,18 @@ class StackedLinear(nn.Module):
         in_features: int,
         out_features: int,
         bias: bool = True,
+        zero: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
+        self.zero = zero
         self.weight = nn.Parameter(torch.empty(n, in_features, out_features, device=device))
         self.bias = nn.Parameter(torch.empty(n, 1, out_features, device=device)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the parameters as ``torch.nn.Linear`` does: uniform within 1/sqrt(in)."""
-        bound = 1 / math.sqrt(max(1, self.weight.shape[1]))
+        bound = 0.0 if self.zero else 1 / math.sqrt(max(1, self.weight.shape[1]))
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
@@ -69,6 +72,7 @@ class StackedMLP(nn.Sequential):
         activate_last (bool): whether the output is activated too.
         activation (type): class of the activations. ReLU fits the bends of contacts and nearest
             neighbours with far fewer steps than smooth activations do.
+        zero_last (bool): start with the output zero.
         device (torch.device, optional): where the parameters live.
 
     Examples:
@@ -82,12 +86,14 @@ class StackedMLP(nn.Sequential):
         sizes: Sequence[int],
         activate_last: bool = False,
         activation: type[nn.Module] = nn.ReLU,
+        zero_last: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         layers: list[nn.Module] = []
         last = len(sizes) - 2
         for index, (in_features, out_features) in enumerate(pairwise(sizes)):
-            layers.append(StackedLinear(n, in_features, out_features, device=device))
+            zero = zero_last and index == last
+            layers.append(StackedLinear(n, in_features, out_features, zero=zero, device=device))
             if index < last or activate_last:
                 layers.append(activation())
         super().__init__(*layers)

@@ -83,17 +83,15 @@ class ScoreMatchingLoss(OfflineLoss):
             t_min = score.schedule.t_min
             times = t_min + (1 - t_min) * torch.rand(shape, device=action.device)
             denoising = self._denoising_error(action, context, times)
+            fit = score.fit_error(context, action)
             # [n_factors, M, d] -> [*B, n, d]: factors and their entries are the joint action's.
-            residual = action - context.mean.transpose(0, 1).reshape(action.shape)
-            scale = context.scale.transpose(0, 1).reshape(action.shape)
-            standardised = residual.detach() / scale
-            fit = residual**2 + 0.5 * standardised**2 + scale.log()
+            residual = action - context.mean.detach().transpose(0, 1).reshape(action.shape)
         metrics = {
             "denoising_error": denoising.mean(),
             "regression_error": (residual**2).mean(),
             "information": self._information(action, context),
         }
-        return denoising + fit.mean((-2, -1)), metrics
+        return denoising + fit, metrics
 
     @torch.no_grad()
     def _information(self, action: Tensor, context) -> Tensor:

@@ -47,9 +47,7 @@ class ActorCriticAlgorithm(OfflineAlgorithm):
         loss_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if critics not in ("joint", "independent"):
-            raise ValueError(f"expected critics to be one of joint, independent; found {critics!r}")
-        self.independent, self.critic_layer_norm = critics == "independent", critic_layer_norm
+        self.independent, self.critic_layer_norm = is_independent(critics), critic_layer_norm
         self.reward_scale_option = reward_scale
         self.learning_rates = {"actor": actor_lr}
         self.critic_lr = critic_lr
@@ -85,6 +83,21 @@ class ActorCriticAlgorithm(OfflineAlgorithm):
         self.set_team_keys(group, loss, self.independent)
         loss.make_value_estimator(ValueEstimators.TD0, gamma=self.experiment_config.gamma)
         return loss, True
+
+
+def is_independent(critics: str) -> bool:
+    """Whether ``critics`` asks for one per agent, and not for a ``joint`` one of the team.
+
+    Raises:
+        ValueError: if it is neither ``joint`` nor ``independent``.
+
+    Examples:
+        >>> is_independent("joint")
+        False
+    """
+    if critics not in ("joint", "independent"):
+        raise ValueError(f"expected critics to be one of joint, independent; found {critics!r}")
+    return critics == "independent"
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from tensordict.nn import TensorDictModule
 from tensordict.utils import unravel_key
 from torchrl.objectives import LossModule, ValueEstimators
 
+from benchmarl_ssd.algorithms.actor_critic import is_independent
 from benchmarl_ssd.algorithms.common import OfflineAlgorithm
 from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
 from benchmarl_ssd.algorithms.sample_quality import SamplePolicy, sample_quality
@@ -50,8 +52,7 @@ class Ssd(OfflineAlgorithm):
         t_width (float): width of the window that slides between them.
         annealing (float): share of the extraction in which it slides.
         pretrain_fraction (float): share of the run's iterations in stage 1, in (0, 1).
-        score_share (float): share of stage 1 that fits scores and clones, in (0, 1); the rest fits
-            the critic.
+        score_share (float): share of stage 1 that fits scores, in (0, 1); the rest fits the critic.
         score_num_cells (list of int): widths of the score networks' layers.
         regression_num_cells (list of int): widths of their regressions' layers.
         n_noise_draws (int): noise draws per transition in stage 1.
@@ -62,6 +63,8 @@ class Ssd(OfflineAlgorithm):
         reward_scale (float, optional): factor on the rewards; ``None``: one over the standard
             deviation of the team's reward in the dataset.
         critic (str): ``following`` the policies in stage 2, or ``frozen`` as in the paper.
+        critics (str): ``joint``, one of the whole team, or ``independent``, one per agent of what
+            that agent observes and does.
         critic_layer_norm (bool): layer norm and ReLU in MLP critics that ask for no norm.
         policy_noise (float): noise on the policies' next actions, of the critic that follows.
         noise_clip (float): bound of that noise.
@@ -99,6 +102,7 @@ class Ssd(OfflineAlgorithm):
         loss_function: str,
         reward_scale: float | None,
         critic: str,
+        critics: str,
         critic_layer_norm: bool,
         policy_noise: float,
         noise_clip: float,
@@ -141,6 +145,7 @@ class Ssd(OfflineAlgorithm):
             "warm_start": warm_start,
         }
         self.following = critic == "following"
+        self.independent = is_independent(critics)
         self.reward_scale_option, self.critic_layer_norm = reward_scale, critic_layer_norm
         self.learning_rates = {
             "score": score_lr,
@@ -191,13 +196,16 @@ class Ssd(OfflineAlgorithm):
         factor = super().lr_factor(loss_name, step)
         if loss_name != "loss_actor" or step >= self.stage(loss_name)[0]:
             return factor
+        # Cloning goes on through the whole of stage 1, with a cosine of its own.
+        fading = 0.5 * (1 + math.cos(math.pi * step / self.stage(loss_name)[0]))
+        fading = fading if self.lr_schedule == "cosine" else 1.0
         clone, actor = (
             self.learning_rates[part] or self.experiment_config.lr for part in ("clone", "actor")
         )
         losses = self.experiment.losses.values()
         # Where actions tell nothing there is nothing to clone but their noise.
         known = min(loss.information.nan_to_num(0.0).item() for loss in losses)
-        return clone / actor * min(1.0, known) * super().lr_factor("loss_score", step)
+        return clone / actor * min(1.0, known) * fading
 
     def learning_rate(self, network: str) -> float | None:
         """Return the rate of a network; ``None``: the experiment's."""
@@ -211,7 +219,7 @@ class Ssd(OfflineAlgorithm):
             keys = [unravel_key(key) for key in self.state_spec.keys(True, True)]
             size = sum(self.state_spec[key].shape.numel() for key in keys)
         else:
-            keys, size = self._observed(group)
+            keys, size = self.observed(group)
             if self.score_options["condition"] == "observation":
                 size //= n_agents
         if self.n_conventions > 1:
@@ -227,17 +235,10 @@ class Ssd(OfflineAlgorithm):
         if self.n_conventions == 1:
             return None
         n_agents, action_dim = self.action_spec[group, "action"].shape
-        keys, size = self._observed(group)
+        keys, size = self.observed(group)
         return ConventionNetwork(
             n_agents, self.n_conventions, size // n_agents, action_dim, keys, device=self.device
         )
-
-    def _observed(self, group: str) -> tuple[list[Any], int]:
-        # What the agents of a group observe, and the size of it, of all agents together.
-        spec = self.observation_spec[group]
-        leaves = [key if isinstance(key, tuple) else (key,) for key in spec.keys(True, True)]
-        size = sum(spec[leaf].shape.numel() for leaf in leaves)
-        return [(group, *leaf) for leaf in leaves], size
 
     def diagnose(self, step: int) -> dict[str, float]:
         """While scores are fitted: how good samples of them are, offline and played."""
@@ -264,11 +265,12 @@ class Ssd(OfflineAlgorithm):
         self, group: str, policy_for_loss: TensorDictModule, continuous: bool
     ) -> tuple[LossModule, bool]:
         total = self.total_iterations * self.steps_per_iteration
+        critics = {"layer_norm": self.critic_layer_norm, "independent": self.independent}
         loss = SsdLoss(
             policy_for_loss,
             self.score(group),
-            self.critic(group, "state_action_value", True, self.critic_layer_norm),
-            self.critic(group, "state_value", False, self.critic_layer_norm),
+            self.critic(group, "state_action_value", True, **critics),
+            self.critic(group, "state_value", False, **critics),
             self.action_scaler(group),
             convention_network=self.conventions(group),
             convention_key=(group, "convention"),
@@ -278,7 +280,7 @@ class Ssd(OfflineAlgorithm):
             extraction_steps=max(1, total - (self.pretrain_steps or 0)),
             **self.loss_options,
         )
-        self.set_team_keys(group, loss)
+        self.set_team_keys(group, loss, self.independent)
         loss.make_value_estimator(ValueEstimators.TD0, gamma=self.experiment_config.gamma)
         return loss, True
 
@@ -312,6 +314,7 @@ class SsdConfig(OfflineAlgorithmConfig):
     loss_function: str = MISSING
     reward_scale: float | None = MISSING
     critic: str = MISSING
+    critics: str = MISSING
     critic_layer_norm: bool = MISSING
     policy_noise: float = MISSING
     noise_clip: float = MISSING
@@ -330,5 +333,5 @@ class SsdConfig(OfflineAlgorithmConfig):
 
     @staticmethod
     def has_centralized_critic() -> bool:
-        """Whether there is a joint critic: there is."""
+        """Whether there is a joint critic: by default there is."""
         return True

@@ -66,6 +66,9 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
     an agent's score never looks at a later agent, the chain settles from the first agent on
     either way, and one batched step costs a fraction of n.
 
+    Critics may be independent, :math:`Q_i(o_i, a_i)`, one value per agent (:class:`CriticLoss`);
+    each agent then climbs its own. With ``marginal`` scores this is the paper's BRPO-IND.
+
     Args:
         actor_network (TensorDictModule): deterministic actors of the group.
         score_network (ConditionalScore): the conditional scores; its decomposition is the
@@ -93,8 +96,8 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         policy_noise (float): standard deviation of the noise on the policies' next actions.
         noise_clip (float): bound of that noise.
         warm_start (bool): clone the behaviour in stage 1.
-        score_steps (int, optional): calls in the first part of stage 1, which fits the scores (and
-            clones); the rest fits the critic. ``None``: both in every call of stage 1.
+        score_steps (int, optional): calls in the first part of stage 1, which fits the scores; the
+            rest fits the critic. ``None``: both in every call of stage 1.
         pretrain_steps (int, optional): calls in stage 1. ``None``: all losses in every call, for
             training on data that is still growing.
         extraction_steps (int): calls in stage 2, over which ``window`` slides.
@@ -297,7 +300,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
     def _fit_critic(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
         if self.n_conventions > 1 and self.training:
             value = self.qvalues(tensordict, self.qvalue_network_params.data).mean(0)
-            self.value_conventions(tensordict, value)
+            self.value_conventions(tensordict, self.per_sample(value, tensordict))
         return {"loss_value": self.value_loss(tensordict)}
 
     def _stage_losses(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
@@ -306,10 +309,10 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         extracts = pretrain is None or step >= pretrain
         split = self.score_steps if pretrain is not None else None
         losses: dict[str, tuple[Tensor, dict]] = {}
+        if self.warm_start and not extracts:
+            losses["loss_actor"] = (self.clone_loss(tensordict), {})
         if fits and (split is None or step < split):
             losses.update(self._fit_scores(tensordict))
-            if self.warm_start and not extracts:
-                losses["loss_actor"] = (self.clone_loss(tensordict), {})
         if fits and (split is None or step >= split):
             losses.update(self._fit_critic(tensordict))
             if not (extracts and self.critic == "following"):

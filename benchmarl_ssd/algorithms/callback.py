@@ -166,6 +166,8 @@ class OfflineCallback(Callback):
             "task": f"{experiment.environment_name}/{experiment.task_name}",
             "seed": experiment.seed,
             "steps": max(self.steps.values()),
+            "batch_size": experiment.config.train_batch_size(experiment.on_policy),
+            "frames": experiment.total_frames,
             "train_seconds": round(self.train_seconds, 3),
             "dataset": described,
             "final": final,

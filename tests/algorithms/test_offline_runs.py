@@ -53,6 +53,7 @@ def test_run_ends_with_a_summary(name, bandit, bandit_data, tmp_path):
     assert result["task"] == "coordination/bandit"
     assert result["seed"] == 0
     assert result["steps"] == 12
+    assert (result["batch_size"], result["frames"]) == (32, 4)
     assert result["train_seconds"] > 0
     assert result["dataset"]["id"] == "coordination/bandit/modes"
     assert result["dataset"]["return_mean"] == pytest.approx(1.0, abs=0.01)
@@ -115,12 +116,13 @@ def test_stages_switch_and_only_their_networks_move(critic, bandit, bandit_data,
     experiment._on_train_end = watch
     experiment.run()
     last = {"loss_actor", "loss_qvalue"} if critic == "following" else {"loss_actor"}
-    assert seen == [{"loss_score", "loss_actor"}, {"loss_qvalue", "loss_value"}, last, last]
+    critics = {"loss_qvalue", "loss_value", "loss_actor"}
+    assert seen == [{"loss_score", "loss_actor"}, critics, last, last]
     trained = [{name for name in moved if not name.startswith("target")} for moved in moves]
     networks = {"actor_network", "qvalue_network"} if len(last) == 2 else {"actor_network"}
     assert trained == [
         {"score_network", "actor_network"},
-        {"qvalue_network", "value_network"},
+        {"qvalue_network", "value_network", "actor_network"},
         networks,
         networks,
     ]

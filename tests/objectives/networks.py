@@ -39,6 +39,29 @@ def make_value(observation=OBSERVATION, out="state_value"):
     )
 
 
+class PerAgent(nn.Module):
+    """One network per agent, of what that agent observes (and does)."""
+
+    def __init__(self, size):
+        super().__init__()
+        nets = [nn.Sequential(nn.Linear(size, 16), nn.Tanh(), nn.Linear(16, 1)) for _ in range(N)]
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, *entries):
+        rows = torch.cat(entries, -1).unbind(-2)
+        return torch.stack([net(row) for net, row in zip(self.nets, rows, strict=True)], -2)
+
+
+def make_independent_qvalue(observation=OBSERVATION, action=ACTION, out="state_action_value"):
+    """Critics of each agent, ``[*B, n, 1]``."""
+    return TensorDictModule(PerAgent(OBS + ACT), in_keys=[observation, action], out_keys=[out])
+
+
+def make_independent_value(observation=OBSERVATION, out="state_value"):
+    """State values of each agent, ``[*B, n, 1]``."""
+    return TensorDictModule(PerAgent(OBS), in_keys=[observation], out_keys=[out])
+
+
 def make_score(observation=OBSERVATION, **kwargs):
     return ConditionalScore.build(N, ACT, N * OBS, [observation], hidden_sizes=(16, 16), **kwargs)
 

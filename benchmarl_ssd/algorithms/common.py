@@ -14,6 +14,7 @@ from benchmarl.models import MlpConfig
 from benchmarl.models.common import ModelConfig
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.utils import NestedKey
 from torchrl.data import Composite, ReplayBuffer, Unbounded
 from torchrl.envs import Compose
 from torchrl.modules import AdditiveGaussianModule, ProbabilisticActor, TanhDelta
@@ -168,6 +169,13 @@ class OfflineAlgorithm(Algorithm):
         """Return the map from the task's action bounds to [-1, 1]."""
         space = self.action_spec[group, "action"].space
         return ActionScaler(space.low, space.high).to(self.device)
+
+    def observed(self, group: str) -> tuple[list[NestedKey], int]:
+        """Return what a group's agents observe: the keys, and the size of all agents' together."""
+        spec = self.observation_spec[group]
+        leaves = [key if isinstance(key, tuple) else (key,) for key in spec.keys(True, True)]
+        size = sum(spec[leaf].shape.numel() for leaf in leaves)
+        return [(group, *leaf) for leaf in leaves], size
 
     def _get_policy_for_loss(
         self, group: str, model_config: ModelConfig, continuous: bool

@@ -70,9 +70,7 @@ class BehaviourNetwork(TensorDictModuleBase):
         entries = [tensordict.get(key) for key in self.in_keys]
         rows = [x.reshape(batch.numel(), self.n_agents, -1) for x in entries]
         mixture = self.heads(torch.cat(rows, -1).transpose(0, 1)).transpose(0, 1)
-        return tensordict.set(
-            self.out_keys[0], mixture.reshape(*batch, self.n_agents, *self.shape)
-        )
+        return tensordict.set(self.out_keys[0], mixture.reshape(*batch, self.n_agents, *self.shape))
 
 
 def behaviour_log_prob(mixture: Tensor, action: Tensor) -> Tensor:

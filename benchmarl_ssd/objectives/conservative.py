@@ -61,7 +61,7 @@ class ConservativeMixin(PolicyEvaluationLoss):
     asked about joint actions of all agents, independent ones each about its own.
 
     Three things differ from the original. The logarithm is of a mean where the original has a sum:
-    a constant, which makes the penalty of a constant critic zero for any number of samples. The
+    a constant, without which the penalty would depend on the number of samples. The
     importance weight is outside of the temperature (the same at :math:`T = 1`), so that
     more samples come closer to the integral at every temperature. And the penalty may be
     taken on a random share of the batch's rows, all its actions included, which is most of what

@@ -202,7 +202,9 @@ class CriticLoss(OfflineLoss):
             value = values.min(0).values
         return torch.autograd.grad(value.sum(), leaf)[0]
 
-    def policy_value(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
+    def policy_value(
+        self, tensordict: TensorDictBase, action: Tensor, team_action: Tensor | None = None
+    ) -> Tensor:
         """First critic's value of the policies' actions, for the actors to climb.
 
         The gradient reaches the actions alone, each agent's only from its own critic where these
@@ -212,13 +214,19 @@ class CriticLoss(OfflineLoss):
         Args:
             tensordict (TensorDictBase): transitions, batch ``[*B]``.
             action (Tensor): the policies' joint actions in [-1, 1], ``[*B, n, d]``.
+            team_action (Tensor, optional): a joint critic's value is then of each agent's action
+                beside these of the others, one value per agent.
 
         Returns:
             Tensor: ``[*B]`` of a joint critic, ``[*B, n]`` of independent ones.
         """
-        leaf = action.detach().requires_grad_()
+        leaf, params = action.detach().requires_grad_(), self.qvalue_network_params.data[:1]
         with torch.enable_grad():
-            value = self.qvalues_at(tensordict, leaf, self.qvalue_network_params.data[:1])[0]
+            if team_action is None:
+                value = self.qvalues_at(tensordict, leaf, params)[0]
+            else:
+                own = leaf.unsqueeze(0)
+                value = self.own_qvalues_of(tensordict, own, team_action, params, joint=True)[0, 0]
         gradient = torch.autograd.grad(value.sum(), leaf)[0]
         change = ((action - leaf.detach()) * gradient).sum(-1)  # zero, with the gradient
         joint = value.ndim == tensordict.ndim

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from benchmarl_ssd.cli.build import build
+from benchmarl_ssd.cli.compare import compare
 from benchmarl_ssd.cli.datasets import datasets
 from benchmarl_ssd.cli.describe import describe
 from benchmarl_ssd.cli.edit import merge, split, subset
@@ -40,6 +41,7 @@ app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(subset)
 app.command(no_args_is_help=True)(split)
 app.command(no_args_is_help=True)(validate)
+app.command(no_args_is_help=True)(compare)
 
 
 # What typer returns in place of a KeyboardInterrupt.

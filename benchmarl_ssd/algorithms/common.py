@@ -125,7 +125,7 @@ class OfflineAlgorithm(Algorithm):
             return super().get_replay_buffer(group, transforms)
         device = "cpu" if self.buffer_device == "disk" else self.buffer_device
         batch_size = self.experiment_config.train_minibatch_size(self.on_policy)
-        length = self._sequence_length() if self.has_rnn else None
+        length = self.window_length()
         return OfflineReplayBuffer(
             self.dataset,
             group,
@@ -134,7 +134,16 @@ class OfflineAlgorithm(Algorithm):
             sequence_length=length,
             transform=Compose(*transforms) if transforms else None,
             next_action=self.needs_next_action,
+            entries=self.derived_entries(group),
         )
+
+    def window_length(self) -> int | None:
+        """Return the steps of the windows that are sampled, or ``None`` for single transitions."""
+        return self._sequence_length() if self.has_rnn else None
+
+    def derived_entries(self, group: str) -> dict[str, torch.Tensor]:
+        """Compute what the loss reads beside the dataset's own entries, ``[T, ...]`` by key."""
+        return {}
 
     def _sequence_length(self) -> int:
         # Most episodes in full: shorter ones are left out of the windows, with a warning.
@@ -177,13 +186,17 @@ class OfflineAlgorithm(Algorithm):
         size = sum(spec[leaf].shape.numel() for leaf in leaves)
         return [(group, *leaf) for leaf in leaves], size
 
+    def actor_inputs(self, group: str) -> Composite:
+        """Return the spec of what the group's actors read."""
+        return self.observation_spec[group].clone()
+
     def _get_policy_for_loss(
         self, group: str, model_config: ModelConfig, continuous: bool
     ) -> TensorDictModule:
         n_agents = len(self.group_map[group])
         spec = self.action_spec[group, "action"]
         actor = model_config.get_model(
-            input_spec=Composite({group: self.observation_spec[group].clone().to(self.device)}),
+            input_spec=Composite({group: self.actor_inputs(group).to(self.device)}),
             output_spec=Composite(
                 {group: Composite({"param": Unbounded(shape=spec.shape)}, shape=(n_agents,))}
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,10 +36,11 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
             consecutive steps of one episode, ``[batch_size // L, L]``, for recurrent policies, with
             ``is_init`` ``[batch_size // L, L, 1]`` True where a window starts.
         transform: a TorchRL transform for sampled batches.
-        next_action: also give what was done next, ``("next", group, "action")``, for algorithms that
-            bootstrap from logged actions, and ``("next", "acted")`` ``[*B, 1]``, whether there was
-            such an action. At an episode's last row there was none: the entry is zero there, and
-            never another episode's.
+        next_action: also give what was done next, ``("next", group, "action")``, for algorithms
+            that bootstrap from logged actions, and ``("next", "acted")`` ``[*B, 1]``, whether there
+            was such an action. At an episode's last row there was none: the entry is zero there,
+            and never another episode's.
+        entries: what else is sampled along, by key: tensors ``[T, ...]`` of all transitions.
 
     Raises:
         DatasetError: if there is no such group, the sizes make no sense, or no episode is as long
@@ -66,13 +68,16 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
         sequence_length: int | None = None,
         transform: Any = None,
         next_action: bool = False,
+        entries: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if batch_size < 1 or (sequence_length is not None and sequence_length < 1):
             raise DatasetError(
                 f"expected batch_size and sequence_length of at least 1, found {batch_size} and "
                 f"{sequence_length}; choose larger ones"
             )
-        data = dataset.group_data(group)
+        data = dataset.group_data(group).copy()  # of the keys; the values stay in their files
+        for key, values in (entries or {}).items():
+            data.set(key, values)
         sampler: Any = RandomSampler()
         if sequence_length is not None:
             sampler = _slice_sampler(data["episode"], batch_size, sequence_length)

@@ -8,6 +8,7 @@ from benchmarl_ssd.objectives.conservative import ConservativeMixin
 from benchmarl_ssd.objectives.critic import CriticLoss
 from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
 from benchmarl_ssd.objectives.macql import MacqlLoss
+from benchmarl_ssd.objectives.madiff import MadiffLoss
 from benchmarl_ssd.objectives.matd3bc import Matd3BcLoss
 from benchmarl_ssd.objectives.omar import OmarLoss
 from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
@@ -22,6 +23,7 @@ __all__ = [
     "CriticLoss",
     "JointIQLLoss",
     "MacqlLoss",
+    "MadiffLoss",
     "Matd3BcLoss",
     "OfflineLoss",
     "OmarLoss",

@@ -1,4 +1,4 @@
-"""Does ssd learn from the MPE data, and better than its marginal ablation and behaviour cloning?
+"""Does ssd learn from the MPE data, and better than its own ablations and the other algorithms?
 
 Runs every cell (task, quality, method, seed) through BenchMARL's Experiment, one after another, and
 appends it to a result file; finished cells are not run again, so several processes may share the
@@ -6,6 +6,7 @@ work by tasks or qualities. `--table` prints the tables.
 
     python examples/offline_mpe/run.py --task cooperative_navigation --seeds 0 1 2 3 4
     python examples/offline_mpe/run.py --quality mixed
+    python examples/offline_mpe/run.py --quality medium --method omar cfcql reversed --seeds 0
     python examples/offline_mpe/run.py --table
 """
 
@@ -23,7 +24,7 @@ from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import MlpConfig
 
 from benchmarl_ssd import conf_dir
-from benchmarl_ssd.algorithms import BcConfig, SsdConfig
+from benchmarl_ssd.algorithms import algorithm_config_registry
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments.mpe.common import MpeTask
 from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, convention_of
@@ -31,7 +32,26 @@ from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, convention_o
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("cooperative_navigation", "predator_prey", "world")
 QUALITIES = ("expert", "medium", "medium-replay", "random", "mixed")
-METHODS = ("ssd", "marginal", "bc", "ssd-conventions")
+# Every algorithm of the package, and settings of ssd.
+METHODS: dict[str, tuple[str, dict]] = {
+    **{name: (name, {}) for name in algorithm_config_registry},
+    "marginal": ("ssd", {"decomposition": "marginal"}),
+    "marginal-independent": ("ssd", {"decomposition": "marginal", "critics": "independent"}),
+    "joint": ("ssd", {"decomposition": "joint"}),
+    "reversed": ("ssd", {"order": "reversed"}),
+    "random-order": ("ssd", {"order": "random"}),
+    "weight-one": ("ssd", {"weighting": "one"}),
+    "weight-sigma2": ("ssd", {"weighting": "sigma2"}),
+    "mixture": ("ssd", {"score_estimator": "mixture"}),
+    "frozen": ("ssd", {"critic": "frozen"}),
+    "stochastic": ("ssd", {"stochastic_actors": True}),
+    "shared": ("ssd", {}),
+    "beta-1": ("ssd", {"beta": 1.0}),
+    "beta-3": ("ssd", {"beta": 3.0}),
+    "beta-10": ("ssd", {"beta": 10.0}),
+    "ssd-conventions": ("ssd", {"n_conventions": 2}),
+}
+DEFAULT_METHODS = ("ssd", "marginal", "bc", "ssd-conventions")
 # What differs from the defaults of `experiment=offline`, fixed before the runs, for all cells:
 # episodes have 25 steps, and contacts want bends that ReLU gives and Tanh does not.
 GAMMA = 0.9
@@ -40,14 +60,14 @@ ACTOR = {"num_cells": [128, 128], "layer_class": torch.nn.Linear, "activation_cl
 
 def run(task_name: str, quality: str, method: str, seed: int) -> dict:
     """Train one cell and return its summary."""
-    algorithm = (BcConfig if method == "bc" else SsdConfig).get_from_yaml()
+    name, changes = METHODS[method]
+    algorithm = algorithm_config_registry[name].get_from_yaml()
     algorithm.dataset = str(build(f"mpe/{task_name}/{quality}", progress=False))
-    if method == "marginal":
-        algorithm.decomposition = "marginal"
-    if method == "ssd-conventions":
-        algorithm.n_conventions = 2
+    for option, value in changes.items():
+        setattr(algorithm, option, value)
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
     config.gamma = GAMMA
+    config.share_policy_params = method == "shared"
     config.loggers, config.create_json, config.checkpoint_at_end = [], False, False
     with tempfile.TemporaryDirectory() as folder:
         config.save_folder = folder
@@ -63,7 +83,7 @@ def run(task_name: str, quality: str, method: str, seed: int) -> dict:
         summary = json.loads((experiment.folder_name / "summary.json").read_text())
     if quality == "mixed":
         summary["agreement"] = agreement(experiment)
-    if method != "bc":
+    if name == "ssd":
         loss = experiment.losses["agents"]
         summary["information"] = loss.information.item()
         summary["beta"] = loss.temperature
@@ -136,7 +156,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--quality", nargs="+", choices=QUALITIES, default=list(QUALITIES))
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=DEFAULT_METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()

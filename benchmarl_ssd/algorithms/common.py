@@ -13,11 +13,11 @@ from benchmarl.algorithms.common import Algorithm
 from benchmarl.models import MlpConfig
 from benchmarl.models.common import ModelConfig
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
 from tensordict.utils import NestedKey
 from torchrl.data import Composite, ReplayBuffer, Unbounded
 from torchrl.envs import Compose
-from torchrl.modules import AdditiveGaussianModule, ProbabilisticActor, TanhDelta
+from torchrl.modules import AdditiveGaussianModule, ProbabilisticActor, TanhDelta, TanhNormal
 from torchrl.objectives import LossModule
 
 from benchmarl_ssd.algorithms.callback import OfflineCallback
@@ -32,6 +32,9 @@ from benchmarl_ssd.modules import ActionScaler
 
 # Rewards that are looked at for their scale.
 _N_REWARDS = 100_000
+
+# Standard deviation that stochastic actors keep at least, before squashing.
+_LEAST_SCALE = 0.02
 
 
 class OfflineAlgorithm(Algorithm):
@@ -82,6 +85,9 @@ class OfflineAlgorithm(Algorithm):
     def needs_next_action(self) -> bool:
         """Whether the loss reads the action that was logged next; see the buffer's option."""
         return False
+
+    stochastic_actors = False
+    """Whether actors sample from a squashed Gaussian; evaluations take its mode."""
 
     @property
     def plays_episodes(self) -> bool:
@@ -208,12 +214,19 @@ class OfflineAlgorithm(Algorithm):
             device=self.device,
             action_spec=self.action_spec,
         )
+        keys: list[tuple[str, str]] = [(group, "param")]
+        if self.stochastic_actors:
+            keys = [(group, "loc"), (group, "scale")]
+            split = NormalParamExtractor(scale_lb=_LEAST_SCALE)
+            actor = TensorDictSequential(
+                actor, TensorDictModule(split, in_keys=[(group, "param")], out_keys=keys)
+            )
         return ProbabilisticActor(
             module=actor,
             spec=spec,
-            in_keys=[(group, "param")],
+            in_keys=keys,
             out_keys=[(group, "action")],
-            distribution_class=TanhDelta,
+            distribution_class=TanhNormal if self.stochastic_actors else TanhDelta,
             distribution_kwargs={"low": spec.space.low, "high": spec.space.high},
             return_log_prob=False,
             safe=False,

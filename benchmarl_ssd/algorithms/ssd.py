@@ -39,6 +39,7 @@ class Ssd(OfflineAlgorithm):
     Args:
         decomposition (str): ``sequential``, ``marginal`` or ``joint``.
         order (str): order of the agents, ``fixed``, ``reversed`` or ``random``.
+        score_estimator (str): ``diffusion`` or ``mixture``, of Gaussians.
         condition (str, optional): what scores are conditioned on besides the prefix, ``state`` or
             ``observation``; ``None``: ``state`` for the joint score, else ``observation``.
         beta (float, optional): temperature of the extraction, at least 0; ``None``: from the data.
@@ -69,6 +70,7 @@ class Ssd(OfflineAlgorithm):
         policy_noise (float): noise on the policies' next actions, of the critic that follows.
         noise_clip (float): bound of that noise.
         warm_start (bool): clone the behaviour in stage 1.
+        stochastic_actors (bool): squashed Gaussian actors instead of deterministic ones.
         score_lr (float, optional): learning rate; ``None``: the experiment's.
         critic_lr (float, optional): likewise.
         actor_lr (float, optional): likewise, in stage 2.
@@ -80,6 +82,7 @@ class Ssd(OfflineAlgorithm):
         self,
         decomposition: str,
         order: str,
+        score_estimator: str,
         condition: str | None,
         beta: float | None,
         normalise_q: bool,
@@ -107,6 +110,7 @@ class Ssd(OfflineAlgorithm):
         policy_noise: float,
         noise_clip: float,
         warm_start: bool,
+        stochastic_actors: bool,
         score_lr: float | None,
         critic_lr: float | None,
         actor_lr: float | None,
@@ -124,6 +128,7 @@ class Ssd(OfflineAlgorithm):
         self.score_options: dict[str, Any] = {
             "decomposition": decomposition,
             "order": order,
+            "estimator": score_estimator,
             "condition": condition or ("state" if decomposition == "joint" else "observation"),
             "hidden_sizes": list(score_num_cells),
             "regression_sizes": list(regression_num_cells),
@@ -143,8 +148,9 @@ class Ssd(OfflineAlgorithm):
             "policy_noise": policy_noise,
             "noise_clip": noise_clip,
             "warm_start": warm_start,
+            "stochastic_actors": stochastic_actors,
         }
-        self.following = critic == "following"
+        self.following, self.stochastic_actors = critic == "following", stochastic_actors
         self.independent = is_independent(critics)
         self.reward_scale_option, self.critic_layer_norm = reward_scale, critic_layer_norm
         self.learning_rates = {
@@ -292,6 +298,7 @@ class SsdConfig(OfflineAlgorithmConfig):
     dataset: str | None = MISSING
     decomposition: str = MISSING
     order: str = MISSING
+    score_estimator: str = MISSING
     condition: str | None = MISSING
     beta: float | None = MISSING
     normalise_q: bool = MISSING
@@ -319,6 +326,7 @@ class SsdConfig(OfflineAlgorithmConfig):
     policy_noise: float = MISSING
     noise_clip: float = MISSING
     warm_start: bool = MISSING
+    stochastic_actors: bool = MISSING
     score_lr: float | None = MISSING
     critic_lr: float | None = MISSING
     actor_lr: float | None = MISSING

@@ -12,12 +12,14 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from benchmarl_ssd.modules.mixture_score import MixtureScoreNetwork
 from benchmarl_ssd.modules.noise import VPNoiseSchedule
 from benchmarl_ssd.modules.score import NoisePredictor, PreconditionedScoreNetwork, ScoreContext
 
 Decomposition = Literal["sequential", "marginal", "joint"]
 AgentOrder = Literal["fixed", "reversed", "random"]
 Condition = Literal["state", "observation"]
+Estimator = Literal["diffusion", "mixture"]
 
 
 def check_option(name: str, value: str, options: object) -> None:
@@ -102,11 +104,12 @@ class ConditionalScore(TensorDictModuleBase):
         condition_keys: Sequence[NestedKey],
         hidden_sizes: Sequence[int] = (64, 64),
         regression_sizes: Sequence[int] = (128, 128),
+        estimator: Estimator = "diffusion",
         schedule: VPNoiseSchedule | None = None,
         device: torch.device | str | None = None,
         **kwargs,
     ) -> ConditionalScore:
-        """Make the module together with a :class:`PreconditionedScoreNetwork` that fits it.
+        """Make the module together with networks that fit it.
 
         Args:
             n_agents (int): number of agents.
@@ -115,6 +118,8 @@ class ConditionalScore(TensorDictModuleBase):
             condition_keys (sequence of NestedKey): entries that make up the condition.
             hidden_sizes (sequence of int): widths of the encoder's and the denoiser's layers.
             regression_sizes (sequence of int): widths of the regression's layers.
+            estimator (str): ``diffusion`` learns to denoise (:class:`PreconditionedScoreNetwork`),
+                ``mixture`` fits Gaussian mixtures (:class:`MixtureScoreNetwork`).
             schedule (VPNoiseSchedule, optional): the noising process.
             device (torch.device, optional): where the parameters live.
             **kwargs: passed to :class:`ConditionalScore`.
@@ -131,7 +136,9 @@ class ConditionalScore(TensorDictModuleBase):
         """
         joint = kwargs.get("decomposition") == "joint"
         sequential = kwargs.get("decomposition", "sequential") == "sequential" and n_agents > 1
-        network = PreconditionedScoreNetwork(
+        check_option("estimator", estimator, Estimator)
+        networks = {"diffusion": PreconditionedScoreNetwork, "mixture": MixtureScoreNetwork}
+        network: NoisePredictor = networks[estimator](
             n_factors=1 if joint else n_agents,
             condition_dim=condition_dim,
             prefix_dim=n_agents * action_dim if sequential else 0,

@@ -56,6 +56,11 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
        With ``beta_warmup`` the temperature grows from zero over that share of the stage: first
        the data's convention is chosen, then it is improved.
 
+    Actors that are stochastic sample their actions, and their log-density
+    :math:`\log \pi_i(a_i | o_i)` is added to the surrogate, which makes it the gradient of
+    :math:`\beta Q - KL(\pi \| \mu)`; exactly so with the weight ``alpha_over_sigma``, at small
+    noise. Deterministic actors (the default, as in SRPO) seek a mode, stochastic ones keep a width.
+
     With a ``convention_network`` the scores are those of a mixture over conventions k,
     :math:`\mu_{k,i}(a_i | s, a_{<i})`: in stage 1 ``loss_convention`` fits the mixture and tells
     the score which convention a transition follows, in stage 2 all agents climb the scores of
@@ -70,7 +75,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
     each agent then climbs its own. With ``marginal`` scores this is the paper's BRPO-IND.
 
     Args:
-        actor_network (TensorDictModule): deterministic actors of the group.
+        actor_network (TensorDictModule): actors of the group.
         score_network (ConditionalScore): the conditional scores; its decomposition is the
             algorithm's.
         qvalue_network (TensorDictModule): joint action-value, writes ``state_action_value``.
@@ -96,6 +101,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         policy_noise (float): standard deviation of the noise on the policies' next actions.
         noise_clip (float): bound of that noise.
         warm_start (bool): clone the behaviour in stage 1.
+        stochastic_actors (bool): whether ``actor_network`` gives distributions to sample from.
         score_steps (int, optional): calls in the first part of stage 1, which fits the scores; the
             rest fits the critic. ``None``: both in every call of stage 1.
         pretrain_steps (int, optional): calls in stage 1. ``None``: all losses in every call, for
@@ -156,6 +162,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         policy_noise: float = 0.2,
         noise_clip: float = 0.5,
         warm_start: bool = True,
+        stochastic_actors: bool = False,
         score_steps: int | None = None,
         pretrain_steps: int | None = None,
         extraction_steps: int = 1,
@@ -199,7 +206,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         self.pretrain_steps, self.extraction_steps = pretrain_steps, extraction_steps
         self.step = 0
         following = critic == "following"
-        self._set_up_actor(actor_network, has_target=following)
+        self._set_up_actor(actor_network, following, stochastic_actors)
 
     def _read_keys(self) -> list[NestedKey]:
         made = unravel_key(self.convention_key)
@@ -241,13 +248,18 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample surrogate ``[*B]``, and metrics."""
-        action = self.policy_action(tensordict)
+        surplus: Tensor | float = 0.0
+        if self.stochastic:
+            action, density = self.policy_sample(tensordict)
+            surplus = density.sum(-1)
+        else:
+            action = self.policy_action(tensordict)
         pull = self._score_gradient(self.told_convention(tensordict), action.detach())
         climb = self.action_gradient(tensordict, action)
         norm = climb.flatten(-2).norm(dim=-1).mean()
         if self.normalise_q:
             climb = climb / norm.clamp_min(1e-8)
-        surrogate = ((pull - self.temperature * climb) * action).sum((-2, -1))
+        surrogate = ((pull - self.temperature * climb) * action).sum((-2, -1)) + surplus
         return surrogate, {"score_gradient": pull.abs().mean(), "qvalue_gradient": norm}
 
     @torch.no_grad()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
 from torch import nn
+from torchrl.modules import ProbabilisticActor, TanhNormal
 
-from benchmarl_ssd.modules import ConditionalScore
+from benchmarl_ssd.modules import ConditionalScore, LinearMixer
 
 N, OBS, ACT = 3, 4, 2
 OBSERVATION = ("agents", "observation")
@@ -21,6 +22,19 @@ def join(*entries):
 def make_actor(observation=OBSERVATION, action=ACTION):
     net = nn.Sequential(nn.Linear(OBS, 16), nn.Tanh(), nn.Linear(16, ACT), nn.Tanh())
     return TensorDictModule(net, in_keys=[observation], out_keys=[action])
+
+
+def make_stochastic_actor(observation=OBSERVATION, action=ACTION):
+    net = nn.Sequential(nn.Linear(OBS, 16), nn.Tanh(), nn.Linear(16, 2 * ACT))
+    keys = [("agents", "loc"), ("agents", "scale")]
+    return ProbabilisticActor(
+        TensorDictModule(
+            nn.Sequential(net, NormalParamExtractor()), in_keys=[observation], out_keys=keys
+        ),
+        in_keys=keys,
+        out_keys=[action],
+        distribution_class=TanhNormal,
+    )
 
 
 def make_qvalue(observation=OBSERVATION, action=ACTION, out="state_action_value"):
@@ -91,3 +105,12 @@ def make_data(
     ):
         data.set(("next", *(key if isinstance(key, tuple) else (key,))), value)
     return data
+
+
+def make_mixed_qvalue(observation=OBSERVATION, action=ACTION, out="state_action_value"):
+    """Critics of each agent and a mixer of what all observe."""
+    local = ("agents", "local_value")
+    return TensorDictSequential(
+        make_independent_qvalue(observation, action, local),
+        LinearMixer(N, N * OBS, [observation], local, out, hidden_sizes=(16,)),
+    )

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from loss_tests import DEFAULT_KEYS, LossTests
-from networks import ACT, OBS, OBSERVATION, N, make_actor, make_qvalue, make_score, make_value
+from networks import (
+    ACT,
+    OBS,
+    OBSERVATION,
+    N,
+    make_actor,
+    make_qvalue,
+    make_score,
+    make_stochastic_actor,
+    make_value,
+)
 
 from benchmarl_ssd.modules import ConditionalScore
 from benchmarl_ssd.modules.conventions import ConventionNetwork
@@ -48,6 +58,11 @@ class TestScoreMatchingJoint(TestScoreMatching):
     decomposition = "joint"
 
 
+class TestScoreMatchingMixture(TestScoreMatching):
+    def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
+        return ScoreMatchingLoss(make_score(estimator="mixture"), reduction=reduction)
+
+
 class TestScoreMatchingRandomOrder(TestScoreMatching):
     order = "random"
 
@@ -63,10 +78,11 @@ class TestSsd(LossTests):
     has_targets = True
     decomposition = "sequential"
     options: dict = {}
+    actor = staticmethod(make_actor)
 
     def make_loss(self, reduction="mean", keys=DEFAULT_KEYS):
         return SsdLoss(
-            make_actor(action=keys["action"]),
+            self.actor(action=keys["action"]),
             make_score(decomposition=self.decomposition),
             make_qvalue(action=keys["action"], out=keys["state_action_value"]),
             make_value(out=keys["value"]),
@@ -87,6 +103,11 @@ class TestSsdFrozen(TestSsd):
     """The paper's critic, which stays as stage 1 left it."""
 
     options = {"critic": "frozen"}
+
+
+class TestSsdStochastic(TestSsd):
+    actor = staticmethod(make_stochastic_actor)
+    options = {"stochastic_actors": True}
 
 
 class TestSsdConventions(TestSsd):

@@ -9,8 +9,11 @@ from benchmarl_ssd.objectives.critic import CriticLoss
 from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
 from benchmarl_ssd.objectives.macql import MacqlLoss
 from benchmarl_ssd.objectives.madiff import MadiffLoss
+from benchmarl_ssd.objectives.maicq import MaicqLoss
+from benchmarl_ssd.objectives.maiql import MaiqlLoss
 from benchmarl_ssd.objectives.matd3bc import Matd3BcLoss
 from benchmarl_ssd.objectives.omar import OmarLoss
+from benchmarl_ssd.objectives.omiga import OmigaLoss
 from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
 from benchmarl_ssd.objectives.ssd import SsdLoss
@@ -24,9 +27,12 @@ __all__ = [
     "JointIQLLoss",
     "MacqlLoss",
     "MadiffLoss",
+    "MaicqLoss",
+    "MaiqlLoss",
     "Matd3BcLoss",
     "OfflineLoss",
     "OmarLoss",
+    "OmigaLoss",
     "PolicyEvaluationLoss",
     "ScoreMatchingLoss",
     "SsdLoss",

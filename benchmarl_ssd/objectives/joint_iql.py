@@ -86,9 +86,11 @@ class JointIQLLoss(CriticLoss):
             qvalue = self.qvalues(tensordict, self.target_qvalue_network_params).min(0).values
         return qvalue - self.state_value(tensordict, self.value_network_params)
 
-    def value_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Per-sample loss ``[*B]`` and metrics."""
-        advantage = self.advantage(tensordict)
+    def value_loss(
+        self, tensordict: TensorDictBase, advantage: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Per-sample loss ``[*B]`` and metrics; of an :meth:`advantage` if it is known already."""
+        advantage = self.advantage(tensordict) if advantage is None else advantage
         weight = torch.where(advantage > 0, self.expectile, 1 - self.expectile)
         loss = self.per_sample(weight * advantage**2, tensordict)
         return loss, {"advantage": advantage.mean()}

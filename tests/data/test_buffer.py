@@ -154,8 +154,8 @@ def test_next_action_is_the_next_row_of_the_same_episode(dataset, sequence_lengt
 
 def test_next_action_costs_nothing_unless_asked_for(dataset):
     sample = OfflineReplayBuffer(dataset, "agents", batch_size=8).sample()
-    assert "acted" not in sample["next"].keys()
-    assert "action" not in sample["next", "agents"].keys()
+    assert "acted" not in sample["next"]
+    assert "action" not in sample["next", "agents"]
     with_it = OfflineReplayBuffer(dataset, "agents", batch_size=8, next_action=True)
     # the actions are not kept a second time
     assert ("next", "agents", "action") not in with_it.storage._storage.keys(True, True)

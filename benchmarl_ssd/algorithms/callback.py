@@ -167,6 +167,7 @@ class OfflineCallback(Callback):
             "seed": experiment.seed,
             "steps": max(self.steps.values()),
             "batch_size": experiment.config.train_batch_size(experiment.on_policy),
+            "iterations": self.algorithm.total_iterations,
             "frames": experiment.total_frames,
             "train_seconds": round(self.train_seconds, 3),
             "dataset": described,

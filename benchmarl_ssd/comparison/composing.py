@@ -66,10 +66,14 @@ def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in dict.fromkeys([*wanted, *found]):
             inner = f"{name}.{key}" if name else str(key)
-            yield from differences(found.get(key), wanted.get(key), inner)
+            yield from differences(found.get(key, _ABSENT), wanted.get(key, _ABSENT), inner)
     elif found != wanted:
         yield f"{name}={_shown(found)} instead of {_shown(wanted)}"
 
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value)
+
+
+# An option that another version of the package does not have.
+_ABSENT = "(nothing)"

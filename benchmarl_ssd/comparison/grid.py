@@ -201,6 +201,20 @@ def check_targets(overrides: Iterable[Override], targets: Iterable[str]) -> None
             )
 
 
+def recipe_label(id: str, task: str) -> str:
+    """Name a recipe's dataset among those of its task.
+
+    Args:
+        id: the recipe's id.
+        task: ``environment/name``.
+
+    Example:
+        >>> recipe_label("coordination/bandit/modes", "coordination/bandit")
+        'modes'
+    """
+    return id.removeprefix(f"{task}/").replace("/", "-")
+
+
 def literal(value: Any) -> str:
     """Write a value as an override of Hydra's reads it.
 

@@ -20,6 +20,7 @@ from benchmarl_ssd.comparison.grid import (
     check_targets,
     literal,
     overrides_for,
+    recipe_label,
 )
 from benchmarl_ssd.data.layout import METADATA_FILE
 from benchmarl_ssd.data.metadata import DatasetMetadata
@@ -105,7 +106,7 @@ def choose_dataset(named: Named, task: str | None = None) -> DatasetChoice:
     if named.value in recipes() and not (folder / METADATA_FILE).exists():
         recipe = get_recipe(named.value)
         origin, recorded = f"{recipe.environment}/{recipe.name}", dict(recipe.config)
-        value, label = recipe.id, recipe.id.removeprefix(f"{origin}/").replace("/", "-")
+        value, label = recipe.id, recipe_label(recipe.id, origin)
     elif folder.exists():
         folder = folder.resolve()
         about = DatasetMetadata.read(folder).task or {"environment": "logged", "name": "dataset"}

@@ -53,7 +53,7 @@ def test_run_ends_with_a_summary(name, bandit, bandit_data, tmp_path):
     assert result["task"] == "coordination/bandit"
     assert result["seed"] == 0
     assert result["steps"] == 12
-    assert (result["batch_size"], result["frames"]) == (32, 4)
+    assert (result["batch_size"], result["iterations"], result["frames"]) == (32, 4, 4)
     assert result["train_seconds"] > 0
     assert result["dataset"]["id"] == "coordination/bandit/modes"
     assert result["dataset"]["return_mean"] == pytest.approx(1.0, abs=0.01)

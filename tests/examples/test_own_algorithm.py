@@ -33,7 +33,7 @@ def test_it_trains_and_sums_up(crr, tmp_path):
     algorithm.dataset = str(build("coordination/bandit/modes", root=tmp_path, progress=False))
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
     config.max_n_iters = config.evaluation_interval = 2
-    config.off_policy_n_optimizer_steps, config.off_policy_train_batch_size = 3, 32
+    config.off_policy_n_optimizer_steps, config.off_policy_train_batch_size = 30, 64
     config.save_folder = str(tmp_path)
     network = MlpConfig(num_cells=[16], layer_class=nn.Linear, activation_class=nn.ReLU)
     task = CoordinationTask.BANDIT.get_from_yaml()
@@ -41,7 +41,7 @@ def test_it_trains_and_sums_up(crr, tmp_path):
     before = [p.clone() for p in experiment.policy.parameters()]
     experiment.run()
     summary = json.loads((experiment.folder_name / "summary.json").read_text())
-    assert (summary["algorithm"], summary["steps"]) == ("crr", 6)
+    assert (summary["algorithm"], summary["steps"]) == ("crr", 60)
     moved = zip(before, experiment.policy.parameters(), strict=True)
     assert any(not old.equal(new) for old, new in moved)
 

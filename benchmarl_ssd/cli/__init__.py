@@ -21,6 +21,7 @@ from benchmarl_ssd.cli.export import export
 from benchmarl_ssd.cli.export_policy import export_policy
 from benchmarl_ssd.cli.import_ import import_
 from benchmarl_ssd.cli.record import record
+from benchmarl_ssd.cli.report import report
 from benchmarl_ssd.cli.validate import validate
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.command(no_args_is_help=True)(subset)
 app.command(no_args_is_help=True)(split)
 app.command(no_args_is_help=True)(validate)
 app.command(no_args_is_help=True)(compare)
+app.command(no_args_is_help=True)(report)
 
 
 # What typer returns in place of a KeyboardInterrupt.

@@ -17,7 +17,7 @@ from benchmarl_ssd.comparison.statistics import (
     improvement,
     interquartile_mean,
 )
-from benchmarl_ssd.comparison.suite import Suite, make_suite
+from benchmarl_ssd.comparison.suite import Suite, make_pair, make_suite
 
 FORMAT = "benchmarl-ssd report"
 _FEW = 3
@@ -45,7 +45,7 @@ def describe(groups: Sequence[Group], bootstrap: Bootstrap) -> dict[str, Any]:
         "bootstrap": dataclasses.asdict(bootstrap),
         "datasets": datasets,
         "overall": _overall(suite, bootstrap),
-        "improvement": _improvements(suite, bootstrap),
+        "improvement": _improvements(groups, bootstrap),
         "notes": [*_notes(groups), *suite.notes],
     }
 
@@ -142,16 +142,23 @@ def _overall(suite: Suite, bootstrap: Bootstrap) -> dict[str, Any] | None:
     }
 
 
-def _improvements(suite: Suite, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    return [
-        {
-            "x": x,
-            "y": y,
-            "runs": [len(suite.returns[x]), len(suite.returns[y])],
-            **dataclasses.asdict(improvement(suite.returns[x], suite.returns[y], bootstrap)),
-        }
-        for x, y in combinations(suite.returns, 2)
-    ]
+def _improvements(groups: Sequence[Group], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    algorithms = dict.fromkeys(name for group in groups for name in group.runs)
+    found = []
+    for x, y in combinations(algorithms, 2):
+        pair = make_pair(groups, x, y)
+        if pair is not None:
+            first, second = pair.returns[x], pair.returns[y]
+            found.append(
+                {
+                    "x": x,
+                    "y": y,
+                    "datasets": len(pair.groups),
+                    "runs": [len(first), len(second)],
+                    **dataclasses.asdict(improvement(first, second, bootstrap)),
+                }
+            )
+    return found
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:

@@ -79,6 +79,7 @@ def plot_profiles(suite: Suite, bootstrap: Bootstrap) -> Figure | None:
         xlabel=rf"{name} $\tau$",
         ylabel=r"share of runs above $\tau$",
         legend=True,
+        legendsize="small",
         **_SMALL,
     )
     return figure

@@ -169,6 +169,24 @@ def _result(content: Any, source: str, folder: Path | None) -> Result:
     return result
 
 
+def only(results: Sequence[Result], algorithms: Sequence[str]) -> list[Result]:
+    """Choose algorithms, and their order.
+
+    Args:
+        results: of any algorithms.
+        algorithms: names to keep.
+
+    Raises:
+        ComparisonError: if there are no runs of one.
+    """
+    known = dict.fromkeys(result.algorithm for result in results)
+    for name in algorithms:
+        if name not in known:
+            raise ComparisonError(f"expected algorithms of {', '.join(known)}; found {name!r}")
+    kept = [result for result in results if result.algorithm in algorithms]
+    return sorted(kept, key=lambda result: algorithms.index(result.algorithm))
+
+
 def collect(results: Sequence[Result], path: Path) -> int:
     """Keep results in a file of one summary per line, in a fixed order; what is there stays.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,19 +40,21 @@ def make_suite(groups: Sequence[Group]) -> Suite:
     played = [group for group in groups if group.kind == PLAYED]
     algorithms = list(dict.fromkeys(name for group in played for name in group.runs))
     complete = [group for group in played if set(group.runs) == set(algorithms)]
-    notes = []
-    if len(complete) < len(played):
-        missing = "; ".join(group.name for group in played if group not in complete)
-        notes.append(f"Without {missing}, where not every algorithm ran.")
     seeds = {name: _common_seeds(complete, name) for name in algorithms}
     if not complete or not all(seeds.values()):
-        if played:
-            notes.append("No two datasets have runs of every algorithm with the same seeds.")
-        return Suite([], {}, {}, [], notes)
+        note = "No overall scores: there are no datasets and seeds on which every algorithm ran."
+        return Suite([], {}, {}, [], [note] if played else [])
+    notes = []
+    if len(complete) < len(played):
+        partly = "; ".join(group.name for group in played if group not in complete)
+        notes.append(f"Overall scores without {partly}, where not every algorithm ran.")
     for name, kept in seeds.items():
         dropped = sum(len(group.runs[name]) - len(kept) for group in complete)
         if dropped:
-            notes.append(f"Without {dropped} runs of {name} whose seeds are not on every dataset.")
+            notes.append(
+                f"Overall scores without {dropped} runs of {name} whose seeds are not on every "
+                "dataset."
+            )
     scored = [group for group in complete if group.score(0.0) is not None]
     if 0 < len(scored) < len(complete):
         unscored = "; ".join(group.name for group in complete if group not in scored)
@@ -63,6 +66,26 @@ def make_suite(groups: Sequence[Group]) -> Suite:
         scored=scored,
         notes=notes,
     )
+
+
+def make_pair(groups: Sequence[Group], x: str, y: str) -> Suite | None:
+    """Take the datasets on which two algorithms ran.
+
+    Args:
+        groups: all of them; those with estimated returns are left out.
+        x: an algorithm.
+        y: another.
+
+    Returns:
+        What :func:`make_suite` makes of the two alone; None where they share no dataset.
+    """
+    both = [
+        dataclasses.replace(group, runs={name: group.runs[name] for name in (x, y)})
+        for group in groups
+        if {x, y} <= group.runs.keys()
+    ]
+    suite = make_suite(both)
+    return suite if suite.groups else None
 
 
 def _common_seeds(groups: Sequence[Group], algorithm: str) -> list[int]:

@@ -88,7 +88,7 @@ def _overall(overall: dict[str, Any] | None) -> Iterator[str]:
     names = "; ".join(f"{task}, {dataset}" for task, dataset in overall["datasets"])
     yield f"Normalised scores over {len(overall['datasets'])} datasets: {names}."
     yield ""
-    yield from _header(["algorithm", "runs a dataset", "normalised"])
+    yield from _header(["algorithm", "runs on each", "normalised"])
     for row in overall["rows"]:
         yield _line([row["algorithm"], str(row["runs"]), _estimate(row["normalised"], ".1f")])
 
@@ -99,10 +99,10 @@ def _improvement(content: dict[str, Any]) -> Iterator[str]:
     yield from ("", "### Probability of improvement", "")
     yield "How often a run of X is better than one of Y on the same dataset; 50 % is no difference."
     yield ""
-    yield from _header(["X", "Y", "runs a dataset", "P(X > Y)"])
+    yield from _header(["X", "Y", "datasets", "runs on each", "P(X > Y)"])
     for pair in content["improvement"]:
         runs = " and ".join(map(str, pair["runs"]))
-        yield _line([pair["x"], pair["y"], runs, _estimate(pair, ".0%")])
+        yield _line([pair["x"], pair["y"], str(pair["datasets"]), runs, _estimate(pair, ".0%")])
 
 
 def _header(names: Sequence[str]) -> Iterator[str]:

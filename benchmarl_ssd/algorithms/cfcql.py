@@ -49,7 +49,7 @@ class Cfcql(Macql):
                 "counterfactuals; macql trains them"
             )
         self.learned_weights = weight_tau > 0
-        self.behaviour_options = {
+        self.behaviour_options: dict[str, Any] = {
             "n_components": behaviour_components,
             "hidden_sizes": list(behaviour_num_cells),
         }

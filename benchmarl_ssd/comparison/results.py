@@ -203,7 +203,7 @@ def collect(results: Sequence[Result], path: Path) -> int:
     if path.suffix != ".jsonl":
         raise ComparisonError(f"expected a file ending in .jsonl, found {path}")
     kept = read_results([path]) if path.exists() and path.stat().st_size else []
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_lines([*kept, *results], temporary)

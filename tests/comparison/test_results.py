@@ -1,0 +1,217 @@
+"""Reading runs, keeping them in files, and refusing what must not be averaged."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from summaries import make_estimated, make_summary
+
+from benchmarl_ssd.comparison import ComparisonError
+from benchmarl_ssd.comparison.groups import grouped
+from benchmarl_ssd.comparison.results import Result, collect, only, read_results
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder, summary):
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def write_marl_eval(folder, name="run"):
+    steps = {
+        f"step_{n}": {"step_count": frames, "return": [value, value + 2]}
+        for n, (frames, value) in enumerate([(1, 0.0), (15, 4.0), (75, 6.0)])
+    }
+    content = {"mpe": {"world": {"ssd": {"seed_0": {"absolute_metrics": {}, **steps}}}}}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_runs_are_found_once_whatever_lies_below(tmp_path):
+    for seed in (0, 1):
+        folder = write(tmp_path / "out" / f"seed-{seed}", make_summary(seed, seed=seed))
+        write(folder / "ssd_world_mlp", make_summary(seed, seed=seed))  # BenchMARL's own folder
+    write(tmp_path / "out" / "seed-1.aside-1", make_summary(9.0, seed=1))
+    write(tmp_path / "out" / ".launches" / "x", make_summary(9.0, seed=1))
+    found = read_results([tmp_path / "out", tmp_path / "out" / "seed-1"])
+    assert [(run.seed, run.value) for run in found] == [(0, 0.0), (1, 1.0)]
+
+
+def test_names(tmp_path):
+    compared = {"algorithm": "marginal", "dataset": "mine"}
+    runs = [
+        (make_summary(), ("ssd", "expert")),
+        (make_summary(comparison=compared), ("marginal", "mine")),
+        (make_summary(cell=["ssd-conventions", 0]), ("ssd-conventions", "expert")),
+        (make_summary(dataset=None), ("ssd", "own experience")),
+        (make_estimated(), ("ssd", "mpe-world-expert")),
+    ]
+    for summary, names in runs:
+        result = Result(summary, "x")
+        assert (result.algorithm, result.dataset) == names
+    unnamed = make_summary()
+    unnamed["dataset"]["id"] = None
+    assert Result(unnamed, "x").dataset == "c" * 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected JSON in .*:2"),
+        ("[]", "expected a summary in .*:2, found list"),
+        ("{}", "found one without"),
+        (json.dumps({**make_summary(), "final": {}}), "found one without 'return_mean'"),
+        (json.dumps({**make_summary(), "final": 3}), "found one without"),
+        (json.dumps({**make_summary(), "seed": "0"}), "expected numbers"),
+    ],
+)
+def test_lines_that_are_no_results(tmp_path, text, message):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(make_summary()) + "\n" + text + "\n")
+    with pytest.raises(ComparisonError, match=message):
+        read_results([path])
+
+
+def test_nothing_there(tmp_path):
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "missing.jsonl"):
+        with pytest.raises(ComparisonError):
+            read_results([path])
+
+
+def test_two_results_for_one_run_are_refused(tmp_path):
+    folders = [write(tmp_path / n, make_summary(v)) for n, v in (("a", 1.0), ("b", 2.0))]
+    with pytest.raises(ComparisonError, match="one run of ssd on mpe/world, expert, with seed 0"):
+        read_results(folders)
+
+
+def test_curves_come_from_marl_eval_or_csv(tmp_path):
+    folder = write(tmp_path / "json" / "ssd_world_mlp", make_summary())
+    (folder / "a.json").write_text('{"mpe": 1}')  # some other file
+    write_marl_eval(folder, "b")
+    # 7500 steps in 75 frames: evaluations after 100, 1500 and 7500.
+    expected = [[100.0, 1.0], [1500.0, 5.0], [7500.0, 7.0]]
+    assert read_results([folder])[0].curve == expected
+    folder = write(tmp_path / "csv", make_summary())
+    scalars = folder / "ssd_world_mlp" / "ssd_world_mlp" / "scalars"
+    scalars.mkdir(parents=True)
+    (scalars / "eval_reward_episode_reward_mean.csv").write_text("0,1.0\n14,5.0\n74,7.0\n")
+    assert read_results([folder])[0].curve == expected
+    old = make_summary()
+    del old["frames"]
+    (folder / "summary.json").write_text(json.dumps(old))
+    assert read_results([folder])[0].curve == []
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), unique=True, min_size=1),
+    st.data(),
+)
+def test_a_file_holds_what_was_collected_in_whatever_order(tmp_path_factory, runs, data):
+    path = tmp_path_factory.mktemp("collect") / "sub" / "x.jsonl"
+    results = [
+        Result(make_summary(seed, algorithm=name, seed=seed), "x", [[1.0, 2.0]])
+        for name, seed in runs
+    ]
+    cut = data.draw(st.integers(0, len(results)))
+    first = collect(results[:cut], path) if cut else 0
+    assert first + collect(results[max(0, cut - 1) :], path) == len(results)
+    found = read_results([path])
+    assert [(run.algorithm, run.seed) for run in found] == sorted(runs)
+    assert all(run.curve == [[1.0, 2.0]] for run in found)
+    text = path.read_bytes()
+    assert collect(results[::-1], path) == 0
+    assert path.read_bytes() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_keeps_its_results(tmp_path):
+    path = tmp_path / "x.jsonl"
+    collect([Result(make_summary(1.0), "x")], path)
+    text = path.read_bytes()
+    with pytest.raises(ComparisonError, match=r"found two that differ, in .*x\.jsonl:1"):
+        collect([Result(make_summary(2.0), "y")], path)
+    assert path.read_bytes() == text
+    with pytest.raises(ComparisonError, match=r"ending in \.jsonl"):
+        collect([Result(make_summary(1.0), "x")], tmp_path / "x.json")
+    other = tmp_path / "notes.jsonl"
+    other.write_text("not results\n")
+    with pytest.raises(ComparisonError, match="expected JSON"):
+        collect([Result(make_summary(1.0), "x")], other)
+    assert other.read_text() == "not results\n"
+    assert {each.name for each in tmp_path.iterdir()} == {"x.jsonl", "notes.jsonl"}
+
+
+def test_committed_results_of_the_examples_are_read():
+    files = sorted((ROOT / "examples" / "offline_mpe" / "results").glob("*.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    found = read_results(files)
+    assert {(run.algorithm, run.seed, run.value) for run in found} == {
+        (*line["cell"], line["final"]["return_mean"]) for line in lines
+    }
+
+
+# -------------------------------------------------------------------------------------- groups
+
+
+def changed(summary, path, value):
+    summary = copy.deepcopy(summary)
+    *way, last = path.split(".")
+    entry = summary
+    for name in way:
+        entry = entry[name]
+    entry[last] = value
+    return summary
+
+
+CONDITIONS = [
+    (make_summary, "steps", 100, "optimiser steps, found 7500 in bc seed 0 .* and 100 in ssd"),
+    (make_summary, "batch_size", 64, "batch size, found 512"),
+    (make_summary, "batch_size", None, "batch size, found 512 .* and nothing said"),
+    (make_summary, "dataset.checksum", "d", "dataset checksum"),
+    (make_summary, "dataset.references", {"random": 0.0, "expert": 11.0}, "references"),
+    (make_summary, "dataset.references", None, "references"),
+    (make_summary, "final.episodes", 32, "evaluation episodes, found 320"),
+    (make_estimated, "final.fqe_steps", 5, "FQE steps"),
+    (make_estimated, "final.fqe_gamma", 0.9, "FQE discount"),
+]
+
+
+@pytest.mark.parametrize(("make", "path", "value", "message"), CONDITIONS)
+def test_runs_that_differ_are_not_averaged(make, path, value, message):
+    one = Result(make(algorithm="bc"), "A")
+    other = Result(changed(make(seed=1), path, value), "B")
+    grouped([one, Result(make(seed=1), "B")])
+    with pytest.raises(ComparisonError, match=message):
+        grouped([one, other])
+
+
+def test_datasets_may_differ_in_budget_and_estimates_stay_apart():
+    dataset = {**make_summary()["dataset"], "id": "mpe/world/medium"}
+    runs = [
+        Result(make_estimated(task="mpe/world"), "A"),
+        Result(make_summary(), "B"),
+        Result(make_summary(steps=5, dataset=dataset), "C"),
+    ]
+    groups = grouped(runs)
+    assert [(group.kind, group.dataset) for group in groups] == [
+        ("played", "expert"),
+        ("played", "medium"),
+        ("fqe", "expert"),
+    ]
+
+
+def test_algorithms_can_be_chosen_and_ordered():
+    runs = [Result(make_summary(algorithm=name), "x") for name in ("a", "b", "c")]
+    assert [run.algorithm for run in only(runs, ["c", "a"])] == ["c", "a"]
+    with pytest.raises(ComparisonError, match="of a, b, c; found 'd'"):
+        only(runs, ["d"])

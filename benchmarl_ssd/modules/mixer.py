@@ -15,11 +15,15 @@ from torch import Tensor, nn
 class LinearMixer(TensorDictModuleBase):
     r"""Adds up local values with weights that depend on the state and are never negative,
 
-    .. math:: V_{tot} = \sum_i w_i(s) V_i + b(s), \qquad w_i = |f_i(s)| \ge 0,
+    .. math:: V_{tot} = \sum_i w_i(s) V_i + b(s), \qquad w_i = |1 + f_i(s)| \ge 0,
 
     so that what is better for an agent alone is not worse for the team (Wang et al.,
     arXiv 2307.11620; Yang et al., arXiv 2106.03400). Meant as the last module of a critic, behind
     one that writes the local values.
+
+    The 1 lets it start near the plain sum; the originals' :math:`|f_i|` is the same function but
+    for that. A product of two factors learns where it is large already: from uneven small weights,
+    one agent is given the credit for what several always do together, and the others learn nothing.
 
     Args:
         n_agents (int): number of agents.
@@ -73,7 +77,7 @@ class LinearMixer(TensorDictModuleBase):
         batch = tensordict.batch_size
         entries = [tensordict.get(key).flatten(len(batch)) for key in self.context_keys]
         weights, bias = self.network(torch.cat(entries, -1)).split([self.n_agents, 1], -1)
-        return weights.abs(), bias.squeeze(-1)
+        return (1 + weights).abs(), bias.squeeze(-1)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the total of the local values."""

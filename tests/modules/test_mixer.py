@@ -29,8 +29,13 @@ def test_total_is_the_weighted_sum(batch):
 
 def test_weights_are_not_negative_and_differ_between_states():
     torch.manual_seed(0)
-    weight, _ = LinearMixer(3, 19, ["state", OBSERVATION], VALUE).weigh(data())
+    mixer, read = LinearMixer(3, 19, ["state", OBSERVATION], VALUE), data()
+    mixer.network[
+        -1
+    ].weight.data *= 20  # so that what is taken the absolute value of has both signs
+    weight, _ = mixer.weigh(read)
     assert (weight >= 0).all()
+    assert (weight < 0.5).any()
     assert (weight.std(0) > 0).all()
 
 
@@ -45,3 +50,10 @@ def test_a_better_local_value_never_makes_the_total_worse():
 def test_without_a_state_there_is_nothing_to_mix_by():
     with pytest.raises(ValueError, match="expected a state to mix by"):
         LinearMixer(3, 0, [], VALUE)
+
+
+def test_it_starts_near_the_plain_sum():
+    for seed in range(5):
+        torch.manual_seed(seed)
+        weight, _ = LinearMixer(3, 7, ["state"], VALUE).weigh(data())
+        assert ((weight > 0.3) & (weight < 1.7)).float().mean() > 0.8

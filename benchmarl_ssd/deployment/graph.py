@@ -28,6 +28,7 @@ from torchrl.modules import (
 from benchmarl_ssd.deployment.errors import ExportError
 from benchmarl_ssd.deployment.heads import Head, make_head
 from benchmarl_ssd.deployment.networks import plain_network
+from benchmarl_ssd.modules.plan_diffusion import PlanDiffusion
 
 _EXPLORATION = (AdditiveGaussianModule, EGreedyModule, OrnsteinUhlenbeckProcessModule)
 _PER_AGENT = (Mlp, Cnn, Gru, Lstm)
@@ -123,6 +124,11 @@ class PolicyGraph(nn.Module):
             return Head(*make_head(module, self.agent), (self.group, "action"))
         if isinstance(module, Model):
             return self._model(module)
+        if isinstance(module, PlanDiffusion):
+            raise ExportError(
+                "expected a policy of one pass through its networks, found one that draws plans by "
+                "diffusion; it cannot be exported: train another algorithm for export"
+            )
         return module
 
     def _model(self, model: Model) -> nn.Module:

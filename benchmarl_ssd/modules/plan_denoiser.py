@@ -1,4 +1,4 @@
-"""The network that denoises plans of a team, its agents attending to each other."""
+"""The networks that denoise plans of a team: a regression, and attention for what it leaves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from benchmarl_ssd.modules.stacked import StackedLinear, StackedMLP
 
 _N_TIME_FREQUENCIES = 4
+_MIN_SCALE = 0.01
 
 
 class PlanDenoiser(nn.Module):
     r"""Denoises plans of all agents, which attend to each other.
 
     Every agent has layers of its own; between them, agents exchange what they know by
-    self-attention over the team (Vaswani et al., arXiv 1706.03762). The output is the velocity
-    :math:`v = \alpha_t z - \sigma_t x` of Salimans and Ho (arXiv 2202.00512), of unit size at
-    every noise level when the plans are.
+    self-attention over the team (Vaswani et al., arXiv 1706.03762).
 
     Args:
         n_agents (int): number of agents n.
@@ -42,8 +41,8 @@ class PlanDenoiser(nn.Module):
         self,
         n_agents: int,
         plan_dim: int,
-        width: int = 192,
-        depth: int = 2,
+        width: int = 128,
+        depth: int = 1,
         n_heads: int = 4,
         device: torch.device | str | None = None,
     ) -> None:
@@ -62,13 +61,13 @@ class PlanDenoiser(nn.Module):
         self.blocks = nn.ModuleList(
             StackedMLP(n_agents, [2 * width, width, width], device=device) for _ in range(depth)
         )
-        self.to_velocity = StackedLinear(n_agents, width, plan_dim, device=device)
+        self.to_plan = StackedLinear(n_agents, width, plan_dim, device=device)
 
     def forward(self, plan: Tensor, known: Tensor, times: Tensor, condition: Tensor) -> Tensor:
-        """Predict velocities.
+        """Predict, in units of what is to be predicted.
 
         Args:
-            plan (Tensor): noised plans, ``[n, M, D]``.
+            plan (Tensor): noised plans, of unit size, ``[n, M, D]``.
             known (Tensor): 1 for agents whose current observation is given, ``[n, M, 1]``.
             times (Tensor): noise times, ``[M, 1]``.
             condition (Tensor): what the plans are to achieve, ``[M, 2]``.
@@ -82,7 +81,7 @@ class PlanDenoiser(nn.Module):
         for attention, block in zip(self.attention, self.blocks, strict=True):
             told = self._attend(attention(torch.relu(hidden)))
             hidden = hidden + block(torch.relu(torch.cat([hidden, told], -1)))
-        return self.to_velocity(torch.relu(hidden))
+        return self.to_plan(torch.relu(hidden))
 
     def _attend(self, projected: Tensor) -> Tensor:
         n, rows, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
@@ -90,6 +89,60 @@ class PlanDenoiser(nn.Module):
         query, key, value = heads.permute(2, 1, 3, 0, 4)  # each [M, heads, n, width / heads]
         told = nn.functional.scaled_dot_product_attention(query, key, value)
         return told.permute(2, 0, 1, 3).reshape(n, rows, width)
+
+
+class PlanRegression(nn.Module):
+    r"""What each agent will observe, as far as its own current observation tells in the mean.
+
+    It gives the mean :math:`m_{i,k}(x_{i,0}, \rho)` of each agent's changes, and the deviation
+    :math:`s_{i,k}` of what remains, one number per entry.
+
+    Args:
+        n_agents (int): number of agents n.
+        observation_dim (int): entries O of one agent's observation.
+        horizon (int): steps H, at least 1.
+        width (int): features of the two hidden layers.
+        device (torch.device, optional): where the parameters live.
+
+    Examples:
+        >>> regression = PlanRegression(3, 4, horizon=5, width=16)
+        >>> regression(torch.zeros(7, 3, 4), torch.zeros(7, 2)).shape, regression.scale.shape
+        (torch.Size([7, 3, 5, 4]), torch.Size([3, 5, 4]))
+    """
+
+    def __init__(
+        self,
+        n_agents: int,
+        observation_dim: int,
+        horizon: int,
+        width: int,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = [observation_dim + 2, width, width, horizon * observation_dim]
+        self.layers = StackedMLP(n_agents, sizes, device=device)
+        shape = (n_agents, horizon, observation_dim)
+        self.log_scale = nn.Parameter(torch.zeros(shape, device=device))
+
+    @property
+    def scale(self) -> Tensor:
+        """Deviation of what the mean leaves, ``[n, H, O]``, in [0.01, 1]."""
+        return self.log_scale.exp().clamp(_MIN_SCALE, 1.0)
+
+    def forward(self, current: Tensor, condition: Tensor) -> Tensor:
+        """Predict the mean.
+
+        Args:
+            current (Tensor): current observations in the frame's coordinates, ``[M, n, O]``.
+            condition (Tensor): what the plans are to achieve, ``[M, 2]``.
+
+        Returns:
+            Tensor: ``[M, n, H, O]``.
+        """
+        rows, n, size = current.shape
+        told = condition.unsqueeze(1).expand(rows, n, -1)
+        mean = self.layers(torch.cat([current, told], -1).transpose(0, 1)).transpose(0, 1)
+        return mean.reshape(rows, n, -1, size)
 
 
 def _time_features(t: Tensor) -> Tensor:

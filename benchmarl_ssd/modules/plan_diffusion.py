@@ -13,7 +13,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from benchmarl_ssd.modules.noise import VPNoiseSchedule
-from benchmarl_ssd.modules.plan_denoiser import PlanDenoiser
+from benchmarl_ssd.modules.plan_denoiser import PlanDenoiser, PlanRegression
 from benchmarl_ssd.modules.plan_frame import PlanFrame
 
 
@@ -26,6 +26,17 @@ class PlanDiffusion(TensorDictModuleBase):
     team mates along with everybody's future. So no decision of agent i depends on what another
     agent observes: execution is decentralised (Zhu et al., MADiff-D, arXiv 2305.17330).
 
+    The velocity :math:`v = \alpha_t z - \sigma_t x` (Salimans and Ho, arXiv 2202.00512) is
+    predicted around a regression, as in Karras et al. (arXiv 2206.00364): with the mean m and the
+    deviation s of the planning agent's own changes given what it observes, 0 and 1 for all other
+    entries,
+
+    .. math:: v = \sigma_t \Bigl(\frac{\alpha_t (1 - s^2)}{u} r - m\Bigr) - \frac{s}{\sqrt u}
+        F\Bigl(\frac{r}{\sqrt u}, t\Bigr), \quad r = x^t - \alpha_t m, \quad
+        u = \alpha_t^2 s^2 + \sigma_t^2 .
+
+    Were what remains Gaussian and unlike the team mates', the network F had nothing to do.
+
     Plans are drawn by DDIM (Song et al., arXiv 2010.02502), evenly in time, from noise of standard
     deviation ``temperature``, under classifier-free guidance (Ho and Salimans, arXiv 2207.12598)
 
@@ -37,7 +48,8 @@ class PlanDiffusion(TensorDictModuleBase):
     units of its scale, ``[*B, n, O]``. Noise comes from torch's global generator.
 
     Args:
-        denoiser (PlanDenoiser): of plans with (1 + H) * O entries.
+        denoiser (PlanDenoiser): F, of plans with (1 + H) * O entries.
+        regression (PlanRegression): m and s.
         frame (PlanFrame): of windows of H steps.
         observation_keys (sequence of NestedKey): entries that make up an observation.
         plan_key (NestedKey): where the planned change is written.
@@ -65,6 +77,7 @@ class PlanDiffusion(TensorDictModuleBase):
     def __init__(
         self,
         denoiser: PlanDenoiser,
+        regression: PlanRegression,
         frame: PlanFrame,
         observation_keys: Sequence[NestedKey],
         plan_key: NestedKey = ("agents", "planned_change"),
@@ -72,7 +85,7 @@ class PlanDiffusion(TensorDictModuleBase):
         rank: float = 0.95,
         guidance: float = 1.2,
         temperature: float = 0.5,
-        n_steps: int = 6,
+        n_steps: int = 5,
         schedule: VPNoiseSchedule | None = None,
     ) -> None:
         super().__init__()
@@ -82,7 +95,7 @@ class PlanDiffusion(TensorDictModuleBase):
                 f"n_denoising_steps of at least 1, found {rank}, {guidance}, {temperature} and "
                 f"{n_steps}"
             )
-        self.denoiser, self.frame = denoiser, frame
+        self.denoiser, self.regression, self.frame = denoiser, regression, frame
         self.schedule = schedule or VPNoiseSchedule()
         self.conditional, self.rank, self.guidance = conditional, rank, guidance
         self.temperature, self.n_steps = temperature, n_steps
@@ -96,8 +109,8 @@ class PlanDiffusion(TensorDictModuleBase):
         observation_dim: int,
         horizon: int,
         observation_keys: Sequence[NestedKey],
-        width: int = 192,
-        depth: int = 2,
+        width: int = 128,
+        depth: int = 1,
         n_heads: int = 4,
         device: torch.device | str | None = None,
         **kwargs,
@@ -122,8 +135,9 @@ class PlanDiffusion(TensorDictModuleBase):
             raise ValueError(f"expected a horizon of at least 1, found {horizon}")
         plan_dim = (1 + horizon) * observation_dim
         denoiser = PlanDenoiser(n_agents, plan_dim, width, depth, n_heads, device)
+        regression = PlanRegression(n_agents, observation_dim, horizon, width, device)
         frame = PlanFrame(n_agents, observation_dim, horizon, device)
-        return cls(denoiser, frame, observation_keys, **kwargs)
+        return cls(denoiser, regression, frame, observation_keys, **kwargs)
 
     @property
     def horizon(self) -> int:
@@ -135,43 +149,91 @@ class PlanDiffusion(TensorDictModuleBase):
         entries = [tensordict.get(key).float() for key in self.in_keys]
         return torch.cat([entry.flatten(batch_dims + 1) for entry in entries], -1)
 
-    def velocity(self, plan: Tensor, known: Tensor, times: Tensor, rank: Tensor | None) -> Tensor:
+    @staticmethod
+    def condition(rank: Tensor) -> Tensor:
+        """Features ``[M, 2]`` of the ranks ``[M]`` that returns are to have, NaN for any."""
+        return torch.stack([(~rank.isnan()).to(rank.dtype), 2 * rank.nan_to_num(0.5) - 1], -1)
+
+    def expected(self, plan: Tensor, known: Tensor, rank: Tensor) -> Tensor:
+        """Mean of the plans as far as the regression tells; arguments as in :meth:`velocity`."""
+        mean = self.regression(plan[:, :, 0], self.condition(rank))
+        mean = mean * known.to(plan.dtype)[..., None, None]
+        return torch.cat([torch.zeros_like(plan[:, :, :1]), mean], 2)
+
+    def velocity(
+        self, plan: Tensor, known: Tensor, times: Tensor, rank: Tensor, mean: Tensor | None = None
+    ) -> Tensor:
         """Predict the velocity of noised plans, with no guidance.
+
+        No gradient reaches the regression.
 
         Args:
             plan (Tensor): noised plans, known entries clean, ``[M, n, 1 + H, O]``.
             known (Tensor): bool, whose current observations are given, ``[M, n]``.
             times (Tensor): noise times, ``[M]``.
-            rank (Tensor, optional): ranks of the returns, ``[M]``, NaN where none is told.
+            rank (Tensor): ranks of the returns, ``[M]``, NaN where none is told.
+            mean (Tensor, optional): from :meth:`expected`, if that is known already.
 
         Returns:
             Tensor: ``[M, n, 1 + H, O]``.
         """
-        told = torch.zeros_like(times) if rank is None else (~rank.isnan()).to(times.dtype)
-        value = torch.zeros_like(times) if rank is None else 2 * rank.nan_to_num(0.5) - 1
-        velocity = self.denoiser(
-            plan.flatten(-2).transpose(0, 1),
+        mean = (self.expected(plan, known, rank) if mean is None else mean).detach()
+        scale = torch.nn.functional.pad(self.regression.scale.detach(), (0, 0, 1, 0), value=1.0)
+        scale = torch.where(known[..., None, None], scale, 1.0)
+        level = times.reshape(-1, 1, 1, 1)
+        alpha, sigma = self.schedule.alpha(level), self.schedule.sigma(level)
+        residual = plan - alpha * mean
+        variance = (alpha * scale) ** 2 + sigma**2
+        # What is given is given as it is.
+        unit = inpaint(residual / variance.sqrt(), known, plan[:, :, 0])
+        correction = self.denoiser(
+            unit.flatten(-2).transpose(0, 1),
             known.to(plan.dtype).transpose(0, 1).unsqueeze(-1),
             times.unsqueeze(-1),
-            torch.stack([told, value], -1),
+            self.condition(rank),
         )
-        return velocity.transpose(0, 1).reshape(plan.shape)
+        correction = correction.transpose(0, 1).reshape(plan.shape)
+        gaussian = sigma * (alpha * (1 - scale**2) / variance * residual - mean)
+        return gaussian - scale / variance.sqrt() * correction
 
-    def guided(self, plan: Tensor, known: Tensor, times: Tensor) -> Tensor:
-        """Predict the velocity under guidance; shapes as in :meth:`velocity`."""
+    def guided(
+        self, plan: Tensor, known: Tensor, times: Tensor, means: Tensor | None = None
+    ) -> Tensor:
+        """Predict the velocity under guidance.
+
+        Args:
+            plan (Tensor): as in :meth:`velocity`.
+            known (Tensor): likewise.
+            times (Tensor): likewise.
+            means (Tensor, optional): from :meth:`expectations`, if they are known already.
+
+        Returns:
+            Tensor: ``[M, n, 1 + H, O]``.
+        """
+        ranks, weights = self._passes()
+        if means is None:
+            means = self.expectations(plan, known)
+        many = len(ranks)
+        rank = times.new_tensor(ranks).repeat_interleave(plan.shape[0])
+        parts = self.velocity(
+            plan.repeat(many, 1, 1, 1), known.repeat(many, 1), times.repeat(many), rank, means
+        ).chunk(many)
+        total = weights[0] * parts[0]
+        return total if many == 1 else total + weights[1] * parts[1]
+
+    def expectations(self, plan: Tensor, known: Tensor) -> Tensor:
+        """The regression's means for all passes of :meth:`guided`, one after the other."""
+        ranks, _ = self._passes()
+        told = [self.expected(plan, known, plan.new_full((plan.shape[0],), rank)) for rank in ranks]
+        return torch.cat(told)
+
+    def _passes(self) -> tuple[list[float], list[float]]:
+        """Ranks, NaN for none, that the network is asked for, and the weights of its answers."""
         if not self.conditional or self.guidance == 0:
-            return self.velocity(plan, known, times, None)
-        rank = torch.full_like(times, self.rank)
+            return [math.nan], [1.0]
         if self.guidance == 1:
-            return self.velocity(plan, known, times, rank)
-        both = self.velocity(
-            torch.cat([plan, plan]),
-            torch.cat([known, known]),
-            torch.cat([times, times]),
-            torch.cat([rank, torch.full_like(rank, math.nan)]),
-        )
-        with_rank, without = both.chunk(2)
-        return without + self.guidance * (with_rank - without)
+            return [self.rank], [1.0]
+        return [self.rank, math.nan], [self.guidance, 1 - self.guidance]
 
     @torch.no_grad()
     def sample(self, observation: Tensor) -> Tensor:
@@ -186,8 +248,8 @@ class PlanDiffusion(TensorDictModuleBase):
         """
         *batch, n, size = observation.shape
         current = self.frame.encode_current(observation.reshape(-1, n, size))
-        rows = len(current) * n
-        known = torch.eye(n, dtype=torch.bool, device=current.device).repeat(len(current), 1)
+        rows = current.shape[0] * n
+        known = torch.eye(n, dtype=torch.bool, device=current.device).repeat(current.shape[0], 1)
         # What agent i observes is put into its own plan only, whatever lies in the other places.
         given = known.unsqueeze(-1) * current.reshape(rows, 1, size)
         shape = (rows, n, 1 + self.horizon, size)
@@ -195,13 +257,14 @@ class PlanDiffusion(TensorDictModuleBase):
         if self.temperature > 0:
             plan = self.temperature * torch.randn(shape, device=current.device)
         plan = inpaint(plan, known, given)
+        means = self.expectations(plan, known)
         schedule = self.schedule
         levels = torch.linspace(1.0, schedule.t_min, self.n_steps + 1, device=current.device)
-        for t, s in pairwise(levels):
-            velocity = self.guided(plan, known, t.expand(rows))
+        for step, (t, s) in enumerate(pairwise(levels), 1):
+            velocity = self.guided(plan, known, t.expand(rows), means)
             clean = schedule.alpha(t) * plan - schedule.sigma(t) * velocity
             noise = schedule.sigma(t) * plan + schedule.alpha(t) * velocity
-            last = s == levels[-1]
+            last = step == self.n_steps
             plan = clean if last else schedule.alpha(s) * clean + schedule.sigma(s) * noise
             plan = inpaint(plan, known, given)
         return plan.reshape(*batch, n, *shape[1:])

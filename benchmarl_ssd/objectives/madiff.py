@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -15,6 +16,22 @@ from benchmarl_ssd.modules import ActionScaler
 from benchmarl_ssd.modules.plan_diffusion import PlanDiffusion, inpaint
 from benchmarl_ssd.objectives.actors import ActorLoss
 from benchmarl_ssd.objectives.common import OfflineLoss
+
+
+class _Logged(NamedTuple):
+    """Logged windows, M of L steps.
+
+    Attributes:
+        observation: ``[M, L, n, O]``.
+        next_observation: ``[M, L, n, O]``.
+        ends: whether the team's episode ended there, ``[M, L]``.
+        rank: ranks of the returns to go, ``[M, L]``, NaN if they are not known.
+    """
+
+    observation: Tensor
+    next_observation: Tensor
+    ends: Tensor
+    rank: Tensor
 
 
 class MadiffLoss(ActorLoss):
@@ -34,6 +51,8 @@ class MadiffLoss(ActorLoss):
     where :math:`\rho` is the rank of the window's return to go, or nothing with probability
     ``condition_dropout``, for guidance without a classifier. The mask m leaves out what is known
     and what lies beyond the episode's end. Both are means over entries instead of sums.
+    ``loss_plan`` also holds the fit of the regression around which the diffusion model predicts, by
+    squares, and of its scale, by likelihood, from all steps of the batch; no gradient is shared.
 
     Windows are drawn from a batch with the last dimension of time: they begin at its first step,
     or, where its last step ends an episode, at any step, the plan beyond the end masked. So every
@@ -44,8 +63,8 @@ class MadiffLoss(ActorLoss):
     * Layers of each agent over whole windows with attention between agents (some 10^5 to 10^6
       parameters) stand for the original's temporal U-Nets with attention at every scale; the
       horizon is 8 instead of 20 and more, and there is no history of past observations.
-    * The velocity is predicted, not the noise; the noise is that of the continuous VP-SDE, and some
-      six steps of DDIM draw a plan, where the original takes 15 to 200 of DDPM or DDIM.
+    * The velocity is predicted, around a regression, and not the noise; the noise is that of the
+      continuous VP-SDE, and five steps of DDIM draw a plan instead of 15 to 200 of DDPM or DDIM.
     * Windows are diffused as a current observation and scaled changes from it, and inverse dynamics
       reads the change. Over original, min-max scaled windows, what one step changes is small.
     * Returns are told as ranks among the data's at the same step, in place of discounted returns
@@ -78,7 +97,7 @@ class MadiffLoss(ActorLoss):
         ...                    "next": {"agents": following,
         ...                             "done": torch.zeros(8, 4, 1, dtype=torch.bool)}}, [8, 4])
         >>> sorted(MadiffLoss(plan, inverse)(data).keys())
-        ['first_step_error', 'loss_actor', 'loss_plan']
+        ['denoising_error', 'loss_actor', 'loss_plan', 'regression_error']
     """
 
     @dataclass
@@ -130,76 +149,94 @@ class MadiffLoss(ActorLoss):
 
     def plan_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-window loss ``[*B]`` and metrics."""
-        batch, plan, valid, rank = self._draw_windows(tensordict)
+        batch, logged = self._read_windows(tensordict)
         with self.plan_network_params.to_module(self.plan_network):
+            plan, valid, rank = self._plans(logged, self._first_steps(logged))
             draws = [self._denoising_error(plan, valid, rank) for _ in range(self.n_noise_draws)]
-        error, first = (torch.stack(each).mean(0) for each in zip(*draws, strict=True))
-        return error.reshape(batch), {"first_step_error": first.mean()}
+            denoising = torch.stack(draws).mean(0)
+            fit, error = self._regression_error(logged)
+        metrics = {"denoising_error": denoising.mean(), "regression_error": error.mean()}
+        return (denoising + fit).reshape(batch), metrics
 
-    def _denoising_error(
-        self, plan: Tensor, valid: Tensor, rank: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Of each window: mean error, and that of the change which the known agent acts on."""
+    def _told(self, rank: Tensor) -> Tensor:
+        untold = torch.rand(rank.shape, device=rank.device) < self.condition_dropout
+        return torch.where(untold, math.nan, rank)
+
+    def _denoising_error(self, plan: Tensor, valid: Tensor, rank: Tensor) -> Tensor:
+        """Mean over the entries that are asked for, ``[M]``."""
         network, schedule = self.plan_network, self.plan_network.schedule
         rows, n = plan.shape[:2]
         device = plan.device
-        agent = torch.randint(n, (rows,), device=device)
-        known = torch.nn.functional.one_hot(agent, n).bool()
+        known = torch.nn.functional.one_hot(torch.randint(n, (rows,), device=device), n).bool()
         times = schedule.t_min + (1 - schedule.t_min) * torch.rand(rows, device=device)
-        if rank is not None:
-            untold = torch.rand(rows, device=device) < self.condition_dropout
-            rank = torch.where(untold, math.nan, rank)
         level = times.reshape(-1, 1, 1, 1)
         alpha, sigma = schedule.alpha(level), schedule.sigma(level)
         z = torch.randn_like(plan)
         noised = inpaint(alpha * plan + sigma * z, known, plan[:, :, 0])
-        error = network.velocity(noised, known, times, rank) - (alpha * z - sigma * plan)
-        error = error.square().mean(-1)  # [M, n, 1 + H]
+        velocity = network.velocity(noised, known, times, self._told(rank))
+        error = (velocity - (alpha * z - sigma * plan)).square().mean(-1)  # [M, n, 1 + H]
         asked = torch.cat([~known.unsqueeze(-1), valid.unsqueeze(1).expand(-1, n, -1)], -1)
-        mean = (error * asked).sum((-2, -1)) / asked.sum((-2, -1))
-        return mean, error[torch.arange(rows, device=device), agent, 1].detach()
+        return (error * asked).sum((-2, -1)) / asked.sum((-2, -1))
 
-    def _draw_windows(
-        self, tensordict: TensorDictBase
-    ) -> tuple[torch.Size, Tensor, Tensor, Tensor | None]:
-        """Batch, plans ``[M, n, 1 + H, O]``, which steps are logged ``[M, H]``, ranks ``[M]``."""
+    def _regression_error(self, logged: _Logged) -> tuple[Tensor, Tensor]:
+        """Fit of mean and scale, and squared error of the first step, over all steps, ``[M]``."""
+        rows, length = logged.ends.shape
+        plan, valid, rank = self._plans(
+            logged, torch.arange(length, device=logged.ends.device).expand(rows, -1)
+        )
+        regression = self.plan_network.regression
+        mean = regression(plan[:, :, 0], self.plan_network.condition(self._told(rank)))
+        residual, scale = plan[:, :, 1:] - mean, regression.scale
+        # Two fits that share no gradient: of the mean by squares, of the scale by likelihood.
+        fit = residual**2 + 0.5 * (residual.detach() / scale) ** 2 + scale.log()
+        fit = (fit.mean((1, 3)) * valid).reshape(rows, -1).sum(-1)
+        first = residual[:, :, 0].detach().square().mean((-2, -1))
+        return fit / valid.reshape(rows, -1).sum(-1), first.reshape(rows, -1).mean(-1)
+
+    # -- windows ------------------------------------------------------------------------------
+
+    def _read_windows(self, tensordict: TensorDictBase) -> tuple[torch.Size, _Logged]:
+        """Batch, and what of it is read, with the batch in one dimension and time in the next."""
         network, keys = self.plan_network, self.tensor_keys
-        action = tensordict.get(keys.action)
+        action, following = tensordict.get(keys.action), tensordict.get("next")
         dims = action.ndim - 2
-        following = tensordict.get("next")
-        with torch.no_grad():
-            observation = network.observe(tensordict, dims)
-            next_observation = network.observe(following, dims)
-        ends = self._team_flag(following.get(keys.done), action)
-        rank = tensordict[keys.return_rank] if network.conditional else None
-        if not self.windows:
-            dims += 1
-            observation, next_observation = (
-                observation.unsqueeze(-3),
-                next_observation.unsqueeze(-3),
-            )
-            ends = ends.unsqueeze(-2)
-            rank = None if rank is None else rank.unsqueeze(-2)
-        batch, length = observation.shape[: dims - 1], observation.shape[dims - 1]
-        observation = observation.reshape(-1, length, *observation.shape[-2:])
-        next_observation = next_observation.reshape(observation.shape)
-        ends = ends.reshape(-1, length)
+        batch = action.shape[: dims - 1] if self.windows else action.shape[:dims]
+        length = action.shape[dims - 1] if self.windows else 1
+        ends = self._team_flag(following.get(keys.done), action).reshape(-1, length)
+        rank = torch.full(ends.shape, math.nan, device=ends.device)
+        if network.conditional:
+            rank = tensordict[keys.return_rank].reshape(-1, length)
+        observation, next_observation = (
+            part.reshape(-1, length, *part.shape[-2:])
+            for part in (network.observe(tensordict, dims), network.observe(following, dims))
+        )
+        return batch, _Logged(observation, next_observation, ends, rank)
 
-        rows, horizon = torch.arange(len(ends), device=ends.device), network.horizon
-        latest = torch.where(ends[:, -1], length, max(1, length - horizon + 1))
-        start = (torch.rand(len(rows), device=ends.device) * latest).long()
-        start = start.clamp_max(length - 1)
-        steps = start.unsqueeze(1) + torch.arange(horizon, device=ends.device)
+    def _first_steps(self, logged: _Logged) -> Tensor:
+        """Draw where each window begins, ``[M, 1]``."""
+        length = logged.ends.shape[1]
+        whole = max(1, length - self.plan_network.horizon + 1)
+        latest = torch.where(logged.ends[:, -1:], length, whole)
+        start = torch.rand(latest.shape, device=latest.device) * latest
+        return start.long().clamp_max(length - 1)
+
+    def _plans(self, logged: _Logged, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Plans from the steps ``start`` ``[M, S]``, which of their steps are logged, their ranks.
+
+        Returns:
+            ``[M * S, n, 1 + H, O]``, ``[M * S, H]`` and ``[M * S]``.
+        """
+        rows, length = logged.ends.shape
+        horizon, device = self.plan_network.horizon, start.device
+        row = torch.arange(rows, device=device).unsqueeze(1)
+        steps = start.unsqueeze(-1) + torch.arange(horizon, device=device)  # [M, S, H]
         within = steps.clamp_max(length - 1)
-        ended = torch.gather(ends, 1, within).long()
-        valid = (steps < length) & (ended.cumsum(1) - ended == 0)
-        with torch.no_grad(), self.plan_network_params.to_module(network):
-            plan = network.frame.encode(
-                observation[rows, start], next_observation[rows.unsqueeze(1), within]
-            )
-        if rank is not None:
-            rank = rank.reshape(-1, length)[rows, start]
-        return batch, plan, valid, rank
+        ended = logged.ends[row.unsqueeze(-1), within].long()
+        valid = (steps < length) & (ended.cumsum(-1) - ended == 0)
+        current = logged.observation[row, start]
+        future = logged.next_observation[row.unsqueeze(-1), within]
+        plan = self.plan_network.frame.encode(current, future)
+        return plan.flatten(0, 1), valid.flatten(0, 1), logged.rank[row, start].flatten()
 
     # -- inverse dynamics ---------------------------------------------------------------------
 
@@ -216,7 +253,7 @@ class MadiffLoss(ActorLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return ``loss_plan`` and ``loss_actor``, and when reduced the error of first steps."""
+        """Return ``loss_plan`` and ``loss_actor``, and when reduced the errors of the plans."""
         plan, metrics = self.plan_loss(tensordict)
         return self.reduce(
             {"loss_plan": plan, "loss_actor": self.inverse_loss(tensordict)}, **metrics

@@ -12,6 +12,9 @@ from torch import nn
 from benchmarl_ssd import conf_dir
 from benchmarl_ssd.algorithms import algorithm_config_registry
 
+DRAWING = {"madiff"}
+"""Algorithms whose policies draw from torch's global generator, in evaluation, too."""
+
 
 def offline_config(folder: Path, **changes) -> ExperimentConfig:
     """conf/experiment/offline.yaml, made tiny."""
@@ -38,6 +41,8 @@ def algorithm_config(name: str, dataset=None, **changes):
     config = algorithm_config_registry[name].get_from_yaml()
     config.dataset = None if dataset is None else str(dataset)
     config.final_evaluation_episodes = 8
+    if name == "madiff":
+        config.plan_width, config.horizon = 16, 4
     if name == "ssd":
         config.score_num_cells = [16, 16]
     for key, value in changes.items():

@@ -11,7 +11,7 @@ import torch
 from benchmarl.benchmark import Benchmark
 from benchmarl.experiment import Experiment
 from benchmarl.models import GruConfig
-from runs import algorithm_config, make, offline_config, parameters, small_mlp, summary
+from runs import DRAWING, algorithm_config, make, offline_config, parameters, small_mlp, summary
 from tensordict import TensorDict
 from torch import nn
 
@@ -227,6 +227,7 @@ def test_actors_read_their_own_observation_only(name, two_apples, apples_data, t
     observation = torch.randn(16, n, size)
 
     def act(values, **more):
+        torch.manual_seed(1)  # of the noise of policies that draw
         data = TensorDict({"agents": {"observation": values}, **more}, [16])
         return experiment.policy(data)["agents", "action"]
 
@@ -241,7 +242,7 @@ def test_actors_read_their_own_observation_only(name, two_apples, apples_data, t
             assert same == (agent != changed)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in DRAWING])
 def test_evaluation_and_execution_are_without_noise(name, two_apples, apples_data, tmp_path):
     experiment = make(name, two_apples, tmp_path, apples_data)
     data = TensorDict({"agents": {"observation": torch.randn(5, 4, 12)}}, [5])

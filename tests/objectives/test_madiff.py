@@ -113,8 +113,9 @@ def drawn(loss, data, times=200):
     torch.manual_seed(0)
     found = set()
     for _ in range(times):
-        _, plan, valid, rank = loss._draw_windows(data)
         with torch.no_grad():
+            logged = loss._read_windows(data)[1]
+            plan, valid, rank = loss._plans(logged, loss._first_steps(logged))
             current, future = loss.plan_network.frame.decode(plan)
         for row in range(len(plan)):
             (start,) = (data[row][OBSERVATION] - current[row]).abs().sum((1, 2)).lt(1e-4).nonzero()
@@ -152,9 +153,14 @@ def test_what_lies_beyond_the_end_costs_nothing():
     loss = MadiffLoss(make_plan(horizon=3), make_inverse())
     torch.manual_seed(0)
     loss(data)["loss_plan"].backward()
-    bias = loss.plan_network_params["denoiser", "to_velocity", "bias"].grad.reshape(N, 4, OBS)
+    params = loss.plan_network_params
+    bias = params["denoiser", "to_plan", "bias"].grad.reshape(N, 4, OBS)
     assert (bias[:, :2] != 0).all()
     assert (bias[:, 2:] == 0).all()
+    for name in (("regression", "layers", "4", "bias"), ("regression", "log_scale")):
+        regression = params[name].grad.reshape(N, 3, OBS)
+        assert (regression[:, :1] != 0).all()
+        assert (regression[:, 1:] == 0).all()
 
 
 # -- closed forms --------------------------------------------------------------------------------
@@ -201,7 +207,7 @@ def fitted(paths, steps, seed=0, rank=None, **options):
 @pytest.fixture(scope="module")
 def linear():
     paths = linear_paths(40_000, 2, torch.Generator().manual_seed(0))
-    return fitted(paths, 900), paths
+    return fitted(paths, 700), paths
 
 
 @pytest.mark.parametrize("time", [0.15, 0.4, 0.9])
@@ -227,8 +233,9 @@ def test_denoiser_finds_the_conditional_mean_of_a_gaussian(linear, time, agent):
     exact = y @ gain.T
     known = torch.zeros(len(y), 2, dtype=torch.bool)
     known[:, agent] = True
+    nobody = torch.full((len(y),), torch.nan)
     with torch.no_grad():
-        velocity = plan.velocity(y.reshape(-1, 2, 3, 1), known, t.expand(len(y)), None).flatten(1)
+        velocity = plan.velocity(y.reshape(-1, 2, 3, 1), known, t.expand(len(y)), nobody).flatten(1)
     found = alpha * y - sigma * velocity
     # Of what is not given; in units of the entries, which have variance one.
     error = ((found - exact)[:, noised > 0] ** 2).mean().sqrt()
@@ -365,7 +372,7 @@ def test_guidance_interpolates_between_no_condition_and_more_than_it():
     plan = make_plan()
     noised, known = torch.randn(7, N, 4, OBS), torch.rand(7, N) < 0.5
     times, rank = torch.rand(7), torch.full((7,), plan.rank)
-    without = plan.velocity(noised, known, times, None)
+    without = plan.velocity(noised, known, times, torch.full((7,), torch.nan))
     with_rank = plan.velocity(noised, known, times, rank)
     assert not torch.allclose(without, with_rank)
     for plan.guidance in (0.0, 0.3, 1.0, 2.0):

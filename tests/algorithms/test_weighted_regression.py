@@ -65,8 +65,8 @@ def test_the_team_takes_what_was_paid(variant, bandit, paid_once, tmp_path):
     assert joint_action(experiment)[0] > 0.5
 
 
-# maicq's weights, sharp and relative to the batch, magnify what is left of the critic's errors: each
-# of its agents leans to a side of its own.
+# maicq's weights, sharp and relative to the batch, magnify what is left of the critic's errors:
+# each of its agents leans to a side of its own.
 @pytest.mark.parametrize("name", ["maiql", "omiga"])
 def test_of_two_equal_conventions_it_takes_the_mean(name, bandit, bandit_data, tmp_path):
     # The limit of weighted regression with deterministic actors, which is behaviour cloning's, too.

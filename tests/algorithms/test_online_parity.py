@@ -11,6 +11,7 @@ import copy
 import importlib.util
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -26,6 +27,11 @@ from benchmarl_ssd.environments import CoordinationTask
 
 ALGORITHMS = sorted(algorithm_config_registry)
 EVERY_ALGORITHM = pytest.mark.parametrize("name", ALGORITHMS)
+# One of each kind of wiring, for what depends on that alone; EVERY_ALGORITHM=1 takes them all.
+KINDS = ["bc", "madiff", "matd3bc", "omiga", "ssd"]
+EVERY_KIND = pytest.mark.parametrize(
+    "name", ALGORITHMS if "EVERY_ALGORITHM" in os.environ else KINDS
+)
 SLOW = pytest.mark.slow  # the fast part: every algorithm runs, reloads, and takes a recurrent model
 MLP = {"activation_class": nn.Tanh, "layer_class": nn.Linear}
 RECURRENT = {
@@ -171,7 +177,7 @@ def test_runs_online_and_says_so(name, task, config, capsys):
 
 
 @SLOW
-@EVERY_ALGORITHM
+@EVERY_KIND
 def test_what_is_stored_is_what_was_collected(name, config):
     """Exploration is in the data, not in the actor that learns."""
     config.exploration_anneal_frames = 10_000
@@ -189,7 +195,7 @@ def test_what_is_stored_is_what_was_collected(name, config):
 
 
 @SLOW
-@EVERY_ALGORITHM
+@EVERY_KIND
 @pytest.mark.parametrize("collect_with_grad", [True, False])
 def test_collects_by_rollout_and_by_collector(name, config, collect_with_grad):
     config.collect_with_grad = collect_with_grad
@@ -222,7 +228,7 @@ def test_reload_restores_policy_and_losses_exactly(name, task, config):
 
 
 @SLOW
-@EVERY_ALGORITHM
+@EVERY_KIND
 def test_reload_from_file_evaluates_and_continues(name, config, tmp_path):
     first = experiment_of(name, balance(), config)
     first.run()
@@ -245,7 +251,7 @@ def test_reload_from_file_evaluates_and_continues(name, config, tmp_path):
 
 
 @SLOW
-@EVERY_ALGORITHM
+@EVERY_KIND
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("task", [balance, spread], ids=["vmas", "pettingzoo"])
 def test_shared_and_separate_policies(name, task, shared, config):
@@ -264,7 +270,7 @@ def test_shared_and_separate_policies(name, task, shared, config):
     assert torch.allclose(output, output[:, :1].expand_as(output), atol=1e-6) == shared
 
 
-@EVERY_ALGORITHM
+@EVERY_KIND
 @pytest.mark.parametrize(
     "model", [m if m == "gru then mlp" else pytest.param(m, marks=SLOW) for m in MODELS]
 )
@@ -278,7 +284,7 @@ def test_models_of_actor_and_critic(name, model, config):
 
 
 @SLOW
-@EVERY_ALGORITHM
+@EVERY_KIND
 def test_recurrent_models_on_a_task_with_a_state(name, config):
     config.share_policy_params = False
     config.max_n_iters = 1
@@ -289,7 +295,7 @@ def test_recurrent_models_on_a_task_with_a_state(name, config):
 
 
 @SLOW
-@EVERY_ALGORITHM
+@EVERY_KIND
 def test_our_own_tasks_collect_and_render(name, config, monkeypatch):
     videos = []
     # Frames are ours; the file that the logger makes of them needs a torchvision that fits torch.

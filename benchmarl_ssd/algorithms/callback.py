@@ -74,7 +74,7 @@ class OfflineCallback(Callback):
         self.experiment.logger.log_collection = lambda *args, **kwargs: self.last_return
 
     def on_batch_collected(self, batch: TensorDictBase) -> None:
-        """Start the clock of an iteration; continue the random numbers of a resumed run."""
+        """Start the clock of an iteration; continue the random numbers where training left them."""
         if self._pending_rng is not None:
             _set_rng_state(self._pending_rng)
             self._pending_rng = None
@@ -93,6 +93,10 @@ class OfflineCallback(Callback):
         if group != list(self.experiment.train_group_map)[-1]:
             return
         self.train_seconds += time.perf_counter() - self._started
+        if self.algorithm.dataset is not None:
+            # What a drawing policy draws for the stand-in of a simulator is no part of the run;
+            # a resumed run would draw it from other states.
+            self._pending_rng = _rng_state()
         if self.experiment.n_iters_performed + 1 == self.algorithm.total_iterations:
             self._finish()
 
@@ -189,7 +193,7 @@ class OfflineCallback(Callback):
                 group: {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
                 for group, optimizers in self.experiment.optimizers.items()
             },
-            "rng": _rng_state(),
+            "rng": self._pending_rng or _rng_state(),
         }
 
     def on_load_state_dict(self, state_dict: dict[str, Any]) -> None:

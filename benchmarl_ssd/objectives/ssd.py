@@ -50,8 +50,9 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
 
        in which all but :math:`\pi_i(o_i)` is detached: no gradient enters the scores, the critic
        or another agent's actor, and no sampling chain is run. Subtracting z, of mean zero, lowers
-       the variance for narrow behaviour and raises it for broad one; here the same is done for
-       both by drawing z in pairs of opposite signs, whose mean is free of all that is odd in z.
+       the variance for narrow behaviour and raises it for broad one; here z is drawn in pairs of
+       opposite signs instead, whose mean is free of all that is odd in z: somewhat noisier on
+       narrow behaviour, far less so on broad (``examples/extraction`` has the numbers).
 
        With ``beta_warmup`` the temperature grows from zero over that share of the stage: first
        the data's convention is chosen, then it is improved.

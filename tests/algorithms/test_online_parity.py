@@ -19,6 +19,7 @@ from benchmarl.environments import PettingZooTask, VmasTask
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GnnConfig, GruConfig, LstmConfig, MlpConfig
 from benchmarl.models.common import SequenceModelConfig
+from runs import DRAWING
 from torch import nn
 from torchrl.record import CSVLogger
 
@@ -251,7 +252,7 @@ def test_reload_from_file_evaluates_and_continues(name, config, tmp_path):
 
 
 @SLOW
-@EVERY_KIND
+@pytest.mark.parametrize("name", [kind for kind in KINDS if kind not in DRAWING])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("task", [balance, spread], ids=["vmas", "pettingzoo"])
 def test_shared_and_separate_policies(name, task, shared, config):

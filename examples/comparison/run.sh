@@ -7,7 +7,7 @@ set -eu
 here=$(dirname "$0")
 results="$here/results"
 if [ "$1" = report ]; then
-    benchmarl-ssd report "$results/bandit.jsonl" --out "$results/bandit"
+    benchmarl-ssd report "$results/bandit.jsonl" "$results/ablations.jsonl" --out "$results/bandit" --algorithms ssd,marginal,joint,bc,cfcql,macql,madiff,maicq,maiql,matd3bc,omar,omiga
     benchmarl-ssd report "$results/ablations.jsonl" --out "$results/ablations"
     exit
 fi
@@ -16,8 +16,7 @@ small="-o experiment.max_n_iters=30 -o experiment.off_policy_n_optimizer_steps=5
     -o experiment.off_policy_train_batch_size=256 -o experiment.evaluation_interval=15
     -o model.num_cells=[64,64] -o critic_model.num_cells=[64,64] -o experiment.checkpoint_at_end=False"
 benchmarl-ssd compare --out "$1/bandit" --seeds 0-2 --datasets coordination/bandit/modes -o task.n_agents=4 $small \
-    --algorithms bc,cfcql,macql,madiff,maicq,maiql,matd3bc,omar,omiga,ssd,marginal=ssd \
-    -o marginal:algorithm.decomposition=marginal
+    --algorithms bc,cfcql,macql,madiff,maicq,maiql,matd3bc,omar,omiga
 benchmarl-ssd report "$1/bandit" --collect "$results/bandit.jsonl"
 benchmarl-ssd compare --out "$1/ablations" --seeds 0-2 --datasets coordination/bandit/modes -o task.n_agents=4 $small \
     --algorithms ssd,marginal=ssd,independent=ssd,joint=ssd,reversed=ssd,random-order=ssd,weight-one=ssd,weight-sigma2=ssd,mixture=ssd,stochastic=ssd,shared=ssd,frozen=ssd \

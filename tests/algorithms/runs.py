@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from benchmarl.experiment import Experiment, ExperimentConfig
@@ -14,6 +15,11 @@ from benchmarl_ssd.algorithms import algorithm_config_registry
 
 DRAWING = {"madiff"}
 """Algorithms whose policies draw from torch's global generator, in evaluation, too."""
+
+ALGORITHMS = sorted(algorithm_config_registry)
+# One of each kind of wiring, for what depends on that alone; EVERY_ALGORITHM=1 takes them all.
+KINDS = ["bc", "madiff", "matd3bc", "omiga", "ssd"]
+KINDS = ALGORITHMS if "EVERY_ALGORITHM" in os.environ else KINDS
 
 
 def offline_config(folder: Path, **changes) -> ExperimentConfig:

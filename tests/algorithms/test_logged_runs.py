@@ -17,17 +17,16 @@ from benchmarl.experiment import Experiment
 from benchmarl.models import GruConfig
 from conftest import fingerprint
 from logged_data import write_factory
-from runs import make, offline_config, small_mlp, summary
+from runs import KINDS, make, offline_config, small_mlp, summary
 from torch import nn
 
-from benchmarl_ssd.algorithms import OfflineRunError, algorithm_config_registry
+from benchmarl_ssd.algorithms import OfflineRunError
 from benchmarl_ssd.data import OfflineDataset
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments import LoggedTask
 from benchmarl_ssd.environments.coordination import BanditEnv
 from benchmarl_ssd.environments.logged import LoggedTaskError
 
-ALGORITHMS = sorted(algorithm_config_registry)
 QUICK = {"fqe_steps": 20, "fqe_num_cells": [16], "fqe_members": 2}
 
 
@@ -68,7 +67,7 @@ def marl_eval(experiment) -> dict:
     return run
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", KINDS)
 def test_trains_and_says_what_the_numbers_are(name, factory, tmp_path, capsys):
     experiment = make(name, task_of(factory), tmp_path)
     assert experiment.algorithm.dataset.data_path == factory  # algorithm.dataset was left out
@@ -95,7 +94,7 @@ def test_trains_and_says_what_the_numbers_are(name, factory, tmp_path, capsys):
     assert "nothing was played" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", KINDS)
 def test_no_metric_shows_the_datas_return_as_the_policys(name, factory, tmp_path):
     experiment = make(name, task_of(factory), tmp_path)
     experiment.run()
@@ -134,7 +133,7 @@ def test_estimates_during_training_if_wanted_change_nothing_of_it(factory, tmp_p
     assert summary(without)["final"] == summary(with_them)["final"]
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", KINDS)
 def test_resumed_run_ends_where_the_uninterrupted_one_does(name, factory, tmp_path):
     every = {"checkpoint_interval": 1, "keep_checkpoints_num": None}
     whole = make(name, task_of(factory), tmp_path / "whole", experiment=every)

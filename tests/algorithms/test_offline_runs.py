@@ -11,16 +11,25 @@ import torch
 from benchmarl.benchmark import Benchmark
 from benchmarl.experiment import Experiment
 from benchmarl.models import GruConfig
-from runs import DRAWING, algorithm_config, make, offline_config, parameters, small_mlp, summary
+from runs import (
+    ALGORITHMS,
+    DRAWING,
+    KINDS,
+    algorithm_config,
+    make,
+    offline_config,
+    parameters,
+    small_mlp,
+    summary,
+)
 from tensordict import TensorDict
 from torch import nn
 
-from benchmarl_ssd.algorithms import OfflineRunError, algorithm_config_registry
+from benchmarl_ssd.algorithms import OfflineRunError
 from benchmarl_ssd.data import DatasetError
 from benchmarl_ssd.environments import CoordinationTask
 from benchmarl_ssd.environments.coordination import CoordinationClass
 
-ALGORITHMS = sorted(algorithm_config_registry)
 pytestmark = pytest.mark.usefixtures("untouched")
 
 
@@ -218,7 +227,7 @@ def test_reward_scale_is_one_over_the_deviation_of_team_rewards(two_apples, appl
     experiment.close()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", KINDS)
 def test_actors_read_their_own_observation_only(name, two_apples, apples_data, tmp_path):
     experiment = make(name, two_apples, tmp_path, apples_data, experiment={"max_n_iters": 2})
     experiment.run()
@@ -242,7 +251,7 @@ def test_actors_read_their_own_observation_only(name, two_apples, apples_data, t
             assert same == (agent != changed)
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in DRAWING])
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in DRAWING])
 def test_evaluation_and_execution_are_without_noise(name, two_apples, apples_data, tmp_path):
     experiment = make(name, two_apples, tmp_path, apples_data)
     data = TensorDict({"agents": {"observation": torch.randn(5, 4, 12)}}, [5])
@@ -262,7 +271,7 @@ def test_same_seed_same_run(name, bandit, bandit_data, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", KINDS)
 def test_resumed_run_ends_where_the_uninterrupted_one_does(name, bandit, bandit_data, tmp_path):
     every = {"checkpoint_interval": 1, "keep_checkpoints_num": None}
     whole = make(name, bandit, tmp_path / "whole", bandit_data, experiment=every)
@@ -315,17 +324,17 @@ def test_normalised_return_is_logged(bandit, bandit_data, tmp_path):
 
 def test_benchmark_runs_several(bandit, two_apples, bandit_data, tmp_path):
     benchmark = Benchmark(
-        algorithm_configs=[algorithm_config(name, bandit_data) for name in ALGORITHMS],
+        algorithm_configs=[algorithm_config(name, bandit_data) for name in KINDS],
         model_config=small_mlp(),
         tasks=[bandit],
         seeds={0, 1},
         experiment_config=offline_config(tmp_path, max_n_iters=2),
     )
     benchmark.run_sequential()
-    assert len(list(tmp_path.rglob("summary.json"))) == 2 * len(ALGORITHMS)
+    assert len(list(tmp_path.rglob("summary.json"))) == 2 * len(KINDS)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", KINDS)
 def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_path):
     gru = GruConfig(
         hidden_size=8,

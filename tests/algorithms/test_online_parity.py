@@ -11,7 +11,6 @@ import copy
 import importlib.util
 import json
 import math
-import os
 
 import pytest
 import torch
@@ -19,20 +18,15 @@ from benchmarl.environments import PettingZooTask, VmasTask
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GnnConfig, GruConfig, LstmConfig, MlpConfig
 from benchmarl.models.common import SequenceModelConfig
-from runs import DRAWING
+from runs import ALGORITHMS, DRAWING, KINDS
 from torch import nn
 from torchrl.record import CSVLogger
 
 from benchmarl_ssd.algorithms import algorithm_config_registry
 from benchmarl_ssd.environments import CoordinationTask
 
-ALGORITHMS = sorted(algorithm_config_registry)
 EVERY_ALGORITHM = pytest.mark.parametrize("name", ALGORITHMS)
-# One of each kind of wiring, for what depends on that alone; EVERY_ALGORITHM=1 takes them all.
-KINDS = ["bc", "madiff", "matd3bc", "omiga", "ssd"]
-EVERY_KIND = pytest.mark.parametrize(
-    "name", ALGORITHMS if "EVERY_ALGORITHM" in os.environ else KINDS
-)
+EVERY_KIND = pytest.mark.parametrize("name", KINDS)
 SLOW = pytest.mark.slow  # the fast part: every algorithm runs, reloads, and takes a recurrent model
 MLP = {"activation_class": nn.Tanh, "layer_class": nn.Linear}
 RECURRENT = {

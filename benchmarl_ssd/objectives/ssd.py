@@ -132,7 +132,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         ...              "done": torch.zeros(8, 1, dtype=torch.bool),
         ...              "terminated": torch.zeros(8, 1, dtype=torch.bool)}}, [8])
         >>> [key for key in loss(data).keys() if key.startswith("loss")]
-        ['loss_score', 'loss_actor', 'loss_value', 'loss_qvalue']
+        ['loss_actor', 'loss_score', 'loss_value', 'loss_qvalue']
         >>> [key for key in loss(data).keys() if key.startswith("loss")]
         ['loss_qvalue', 'loss_actor']
     """

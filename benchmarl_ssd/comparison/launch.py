@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from benchmarl_ssd.comparison.errors import ComparisonError
@@ -81,8 +82,14 @@ def launch(
         "hydra/hydra_logging=none",
         "hydra/job_logging=none",
     ]
-    with _threads(), mock.patch.object(sys, "argv", ["benchmarl-ssd compare", *arguments]):
-        _job()
+    argv = ["benchmarl-ssd compare", *arguments]
+    # A launch leaves Hydra configured; an experiment of this process would take that for its own.
+    before = HydraConfig.instance().cfg
+    try:
+        with _threads(), mock.patch.object(sys, "argv", argv):
+            _job()
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _usable_cores() -> int:

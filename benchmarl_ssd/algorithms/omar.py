@@ -29,9 +29,11 @@ class Omar(ActorCriticAlgorithm):
         search_mean (float): mean of the first round's candidates.
         search_std (float): their standard deviation.
         search_temperature (float): of the weights, without elites.
+        search_share (float): share of a batch that the actors are trained on.
         alpha (float): weight of the conservative term.
         penalty_temperature (float): its temperature.
         num_sampled_actions (int): actions it samples.
+        penalty_share (float): share of a batch that it is taken on.
         policy_noise (float): noise on the next actions.
         noise_clip (float): its bound.
         **kwargs: see :class:`ActorCriticAlgorithm`.
@@ -48,9 +50,11 @@ class Omar(ActorCriticAlgorithm):
         search_mean: float,
         search_std: float,
         search_temperature: float,
+        search_share: float,
         alpha: float,
         penalty_temperature: float,
         num_sampled_actions: int,
+        penalty_share: float,
         policy_noise: float,
         noise_clip: float,
         **kwargs: Any,
@@ -66,9 +70,11 @@ class Omar(ActorCriticAlgorithm):
         options = {
             "coefficient": coefficient,
             "search": search,
+            "search_share": search_share,
             "alpha": alpha,
             "penalty_temperature": penalty_temperature,
             "num_sampled_actions": num_sampled_actions,
+            "penalty_share": penalty_share,
             "policy_noise": policy_noise,
             "noise_clip": noise_clip,
         }
@@ -86,9 +92,11 @@ class OmarConfig(ActorCriticConfig):
     search_mean: float = MISSING
     search_std: float = MISSING
     search_temperature: float = MISSING
+    search_share: float = MISSING
     alpha: float = MISSING
     penalty_temperature: float = MISSING
     num_sampled_actions: int = MISSING
+    penalty_share: float = MISSING
     policy_noise: float = MISSING
     noise_clip: float = MISSING
 

@@ -53,7 +53,9 @@ class Ssd(OfflineAlgorithm):
         t_width (float): width of the window that slides between them.
         annealing (float): share of the extraction in which it slides.
         pretrain_fraction (float): share of the run's iterations in stage 1, in (0, 1).
-        score_share (float): share of stage 1 that fits scores, in (0, 1); the rest fits the critic.
+        score_share (float): share of the run's iterations that fits the scores, in (0, 1].
+        critic_share (float): share of stage 1, its last, that fits the critic, in (0, 1].
+        policy_share (float): share of a batch that the policies are extracted on, in (0, 1].
         score_num_cells (list of int): widths of the score networks' layers.
         regression_num_cells (list of int): widths of their regressions' layers.
         n_noise_draws (int): noise draws per transition in stage 1.
@@ -96,6 +98,8 @@ class Ssd(OfflineAlgorithm):
         annealing: float,
         pretrain_fraction: float,
         score_share: float,
+        critic_share: float,
+        policy_share: float,
         score_num_cells: list[int],
         regression_num_cells: list[int],
         n_noise_draws: int,
@@ -119,9 +123,10 @@ class Ssd(OfflineAlgorithm):
     ) -> None:
         if not 0 < pretrain_fraction < 1:
             raise ValueError(f"expected pretrain_fraction in (0, 1), found {pretrain_fraction}")
-        if not 0 < score_share < 1:
-            raise ValueError(f"expected score_share in (0, 1), found {score_share}")
-        self.score_share = score_share
+        for name, share in (("score_share", score_share), ("critic_share", critic_share)):
+            if not 0 < share <= 1:
+                raise ValueError(f"expected {name} in (0, 1], found {share}")
+        self.score_share, self.critic_share = score_share, critic_share
         if n_conventions < 1:
             raise ValueError(f"expected n_conventions of at least 1, found {n_conventions}")
         self.pretrain_fraction, self.n_conventions = pretrain_fraction, n_conventions
@@ -147,6 +152,7 @@ class Ssd(OfflineAlgorithm):
             "critic": critic,
             "policy_noise": policy_noise,
             "noise_clip": noise_clip,
+            "policy_share": policy_share,
             "warm_start": warm_start,
             "stochastic_actors": stochastic_actors,
         }
@@ -171,14 +177,19 @@ class Ssd(OfflineAlgorithm):
 
     @property
     def score_steps(self) -> int | None:
-        """Optimiser steps of the scores' part of stage 1, whole iterations; ``None``: no parts."""
+        """Optimiser steps that fit the scores, whole iterations; ``None``: all of them."""
         if self.pretrain_steps is None:
             return None
+        return max(1, round(self.score_share * self.total_iterations)) * self.steps_per_iteration
+
+    @property
+    def critic_from(self) -> int:
+        """First optimiser step that fits the critic, at the border of an iteration."""
+        if self.pretrain_steps is None:
+            return 0
         iterations = self.pretrain_steps // self.steps_per_iteration
-        if iterations < 2:
-            return None
-        mine = min(max(1, round(self.score_share * iterations)), iterations - 1)
-        return mine * self.steps_per_iteration
+        mine = min(max(1, round(self.critic_share * iterations)), iterations)
+        return (iterations - mine) * self.steps_per_iteration
 
     def stage(self, loss_name: str) -> tuple[int, int]:
         """First and last (exclusive) optimiser step in which a loss is trained."""
@@ -187,11 +198,9 @@ class Ssd(OfflineAlgorithm):
             return first, last
         if loss_name == "loss_actor" or (loss_name == "loss_qvalue" and self.following):
             return self.pretrain_steps, last
-        if self.score_steps is None:
-            return 0, self.pretrain_steps
         if loss_name in ("loss_qvalue", "loss_value"):
-            return self.score_steps, self.pretrain_steps
-        return 0, self.score_steps
+            return self.critic_from, self.pretrain_steps
+        return 0, self.score_steps or last
 
     def held(self, loss_name: str) -> float:
         """With a critic that follows, rates are full for most of stage 2, as its targets move."""
@@ -200,10 +209,11 @@ class Ssd(OfflineAlgorithm):
     def lr_factor(self, loss_name: str, step: int) -> float:
         """Share of the full rate; while the actors clone, of that rate."""
         factor = super().lr_factor(loss_name, step)
-        if loss_name != "loss_actor" or step >= self.stage(loss_name)[0]:
+        if loss_name != "loss_actor" or self.pretrain_steps is None:
             return factor
-        # Cloning goes on through the whole of stage 1, with a cosine of its own.
-        fading = 0.5 * (1 + math.cos(math.pi * step / self.stage(loss_name)[0]))
+        # The rate of the clone falls over the whole run: what is narrow goes on being fitted.
+        total = self.total_iterations * self.steps_per_iteration
+        fading = 0.5 * (1 + math.cos(math.pi * step / total))
         fading = fading if self.lr_schedule == "cosine" else 1.0
         clone, actor = (
             self.learning_rates[part] or self.experiment_config.lr for part in ("clone", "actor")
@@ -211,7 +221,8 @@ class Ssd(OfflineAlgorithm):
         losses = self.experiment.losses.values()
         # Where actions tell nothing there is nothing to clone but their noise.
         known = min(loss.information.nan_to_num(0.0).item() for loss in losses)
-        return clone / actor * min(1.0, known) * fading
+        cloning = clone / actor * min(1.0, known) * fading
+        return cloning if step < self.pretrain_steps else max(cloning, factor)
 
     def learning_rate(self, network: str) -> float | None:
         """Return the rate of a network; ``None``: the experiment's."""
@@ -282,6 +293,7 @@ class Ssd(OfflineAlgorithm):
             convention_key=(group, "convention"),
             reward_scale=self.reward_scale(group, self.reward_scale_option),
             score_steps=self.score_steps,
+            critic_from=self.critic_from,
             pretrain_steps=self.pretrain_steps,
             extraction_steps=max(1, total - (self.pretrain_steps or 0)),
             **self.loss_options,
@@ -312,6 +324,8 @@ class SsdConfig(OfflineAlgorithmConfig):
     annealing: float = MISSING
     pretrain_fraction: float = MISSING
     score_share: float = MISSING
+    critic_share: float = MISSING
+    policy_share: float = MISSING
     score_num_cells: list[int] = MISSING
     regression_num_cells: list[int] = MISSING
     n_noise_draws: int = MISSING

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
@@ -129,6 +131,29 @@ class OfflineLoss(LossModule):
             shape = (*tensordict.batch_size, *agents, 1)
             team = {name: entry.unsqueeze(-2).expand(shape) for name, entry in team.items()}
         return TensorDict({"next": team}, batch_size=tensordict.batch_size)
+
+    def on_share(
+        self,
+        share: float,
+        loss: Callable[[TensorDictBase], tuple[Tensor, dict[str, Tensor]]],
+        tensordict: TensorDictBase,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Take a loss on the first rows of a batch only, with the same expected gradient.
+
+        Rows that are left out have a loss of 0, the others one that is larger by as much.
+
+        Args:
+            share (float): of the batch's rows, in (0, 1].
+            loss (callable): from logged transitions to per-sample losses ``[*B]`` and metrics.
+            tensordict (TensorDictBase): logged transitions, batch ``[*B]``.
+        """
+        size = tensordict.batch_size[0] if tensordict.ndim else 1
+        kept = max(1, round(share * size))
+        if kept == size:
+            return loss(tensordict)
+        found, metrics = loss(tensordict[:kept])
+        rest = found.new_zeros(size - kept, *found.shape[1:])
+        return torch.cat([found * (size / kept), rest]), metrics
 
     def reduce(self, losses: dict[str, Tensor], **metrics: Tensor) -> TensorDictBase:
         """Gather per-sample losses ``[*B]`` and scalar metrics into the output."""

@@ -60,6 +60,9 @@ class ConservativeMixin(PolicyEvaluationLoss):
     do in the next state; :math:`U/p` corrects for where they come from. A joint critic is
     asked about joint actions of all agents, independent ones each about its own.
 
+    :math:`\alpha` and :math:`T` are in units of the task's own reward whatever ``reward_scale`` is,
+    so that published values keep their meaning.
+
     Three things differ from the original. The logarithm is of a mean where the original has a sum:
     a constant, without which the penalty would depend on the number of samples. The
     importance weight is outside of the temperature (the same at :math:`T = 1`), so that
@@ -165,9 +168,9 @@ class ConservativeMixin(PolicyEvaluationLoss):
         Returns:
             The estimate, ``[N, ...]``.
         """
-        exponent = qvalue / self.penalty_temperature - log_density
-        count = math.log(qvalue.shape[1])
-        return self.penalty_temperature * (exponent.logsumexp(1) - count)
+        temperature = self.penalty_temperature * self.reward_scale
+        exponent = qvalue / temperature - log_density
+        return temperature * (exponent.logsumexp(1) - math.log(qvalue.shape[1]))
 
     def held_down(self, tensordict: TensorDictBase) -> Tensor:
         """Soft maximum of each critic over sampled actions, ``[N, *B]``, or each agent's too."""
@@ -208,4 +211,6 @@ class ConservativeMixin(PolicyEvaluationLoss):
         if self.alpha == 0:
             return loss, metrics
         penalty = self.penalty(tensordict, predicted)
-        return loss + self.alpha * penalty, {**metrics, "penalty": penalty.mean()}
+        # In units of the task's reward: with values c Q the whole loss is c^2 of what it is with Q.
+        weight = self.alpha * self.reward_scale
+        return loss + weight * penalty, {**metrics, "penalty": penalty.mean()}

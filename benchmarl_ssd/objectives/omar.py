@@ -45,9 +45,12 @@ class OmarLoss(ConservativeMixin):
         action_scaler (ActionScaler, optional): maps the task's actions to [-1, 1].
         coefficient (float): c in [0, 1]; 0 is plain conservative TD3, 1 regression on the search.
         search (ActionSearch, optional): the search; by default one with its defaults.
+        search_share (float): share of a batch, in (0, 1], that the actors are trained on: most of
+            the cost of a step, which leaves the expected gradient as it is. 1 is the original.
         alpha (float): weight of the conservative term, at least 0.
         penalty_temperature (float): its temperature T, above 0.
         num_sampled_actions (int): its uniform actions M, at least 1.
+        penalty_share (float): share of a batch, in (0, 1], that it is taken on.
         policy_noise (float): standard deviation of the noise on the next actions, at least 0.
         noise_clip (float): bound of that noise, at least 0.
         num_qvalue_nets (int): critics in the ensemble, at least 1.
@@ -85,9 +88,11 @@ class OmarLoss(ConservativeMixin):
         action_scaler: ActionScaler | None = None,
         coefficient: float = 1.0,
         search: ActionSearch | None = None,
+        search_share: float = 1.0,
         alpha: float = 1.0,
         penalty_temperature: float = 1.0,
         num_sampled_actions: int = 10,
+        penalty_share: float = 1.0,
         policy_noise: float = 0.0,
         noise_clip: float = 0.5,
         num_qvalue_nets: int = 2,
@@ -98,8 +103,17 @@ class OmarLoss(ConservativeMixin):
         super().__init__(action_scaler, reduction)
         if not 0 <= coefficient <= 1:
             raise ValueError(f"expected coefficient in [0, 1], found {coefficient}")
+        if not 0 < search_share <= 1:
+            raise ValueError(f"expected search_share in (0, 1], found {search_share}")
+        self.search_share = search_share
         self.coefficient, self.search = coefficient, search or ActionSearch()
-        self._set_up_penalty(alpha, penalty_temperature, num_sampled_actions, ("uniform",))
+        self._set_up_penalty(
+            alpha,
+            penalty_temperature,
+            num_sampled_actions,
+            ("uniform",),
+            penalty_share=penalty_share,
+        )
         self._set_up_smoothing(policy_noise, noise_clip)
         self._set_up_qvalue(qvalue_network, num_qvalue_nets, loss_function, reward_scale)
         self._set_up_actor(actor_network, has_target=True)
@@ -121,7 +135,10 @@ class OmarLoss(ConservativeMixin):
         return self.search(value_of, action, start_value)[0]
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Per-sample loss ``[*B]`` and metrics."""
+        """Per-sample loss ``[*B]`` and metrics; on a share of the batch."""
+        return self.on_share(self.search_share, self._drawn_loss, tensordict)
+
+    def _drawn_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         action = self.policy_action(tensordict)
         value = self.policy_value(tensordict, action)
         climb = self.per_sample(value, tensordict)

@@ -73,8 +73,10 @@ class ScoreMatchingLoss(OfflineLoss):
     def _read_keys(self) -> list[NestedKey]:
         return [*super()._read_keys(), *self.score_network.condition_keys]
 
-    def score_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Per-sample loss ``[*B]`` and metrics."""
+    def score_loss(
+        self, tensordict: TensorDictBase, informed: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Per-sample loss ``[*B]`` and metrics, ``information`` among them if asked for."""
         action = self.action_scaler.scale(tensordict.get(self.tensor_keys.action))
         score = self.score_network
         with self.score_network_params.to_module(score):
@@ -86,11 +88,12 @@ class ScoreMatchingLoss(OfflineLoss):
             fit = score.fit_error(context, action)
             # [n_factors, M, d] -> [*B, n, d]: factors and their entries are the joint action's.
             residual = action - context.mean.detach().transpose(0, 1).reshape(action.shape)
-        metrics = {
-            "denoising_error": denoising.mean(),
-            "regression_error": (residual**2).mean(),
-            "information": self._information(action, context),
-        }
+            metrics = {
+                "denoising_error": denoising.mean(),
+                "regression_error": (residual**2).mean(),
+            }
+            if informed:
+                metrics["information"] = self._information(action, context)
         return denoising + fit, metrics
 
     @torch.no_grad()

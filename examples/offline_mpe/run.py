@@ -55,6 +55,32 @@ DEFAULT_METHODS = ("ssd", "marginal", "bc", "ssd-conventions")
 # What differs from the defaults of `experiment=offline`, fixed before the runs, for all cells:
 # episodes have 25 steps, and contacts want bends that ReLU gives and Tanh does not.
 GAMMA = 0.9
+# Published by task and quality, see the algorithms' configs; of mixed data as of expert data.
+# Their critics, and those of one agent each, have the 64 units of their authors.
+CQL_ALPHA = dict(zip(QUALITIES, (5.0, 5.0, 1.0, 0.5, 5.0), strict=True))
+PUBLISHED: dict[str, dict[str, dict[str, dict[str, float]]]] = {
+    "macql": {task: {q: {"alpha": a} for q, a in CQL_ALPHA.items()} for task in TASKS},
+    "omar": {
+        task: {
+            q: {"alpha": CQL_ALPHA[q], "coefficient": c}
+            for q, c in zip(QUALITIES, coefficients, strict=True)
+        }
+        for task, coefficients in zip(
+            TASKS,
+            ((1, 1, 1, 1, 1), (0.9, 0.7, 0.9, 0.9, 0.9), (0.9, 0.1, 0.7, 1, 0.9)),
+            strict=True,
+        )
+    },
+    "cfcql": {
+        task: {q: {"alpha": a} for q, a in zip(QUALITIES, alphas, strict=True)}
+        for task, alphas in zip(
+            TASKS,
+            ((2.5, 5, 1, 0.5, 5), (2, 0.6, 0.5, 0.5, 2), (0.3, 0.32, 0.5, 0.5, 0.3)),
+            strict=True,
+        )
+    },
+}
+SMALL_CRITIC, SMALL_CRITICS = [64, 64], (*PUBLISHED, "maicq", "omiga")
 ACTOR = {"num_cells": [128, 128], "layer_class": torch.nn.Linear, "activation_class": torch.nn.ReLU}
 
 
@@ -63,8 +89,12 @@ def run(task_name: str, quality: str, method: str, seed: int) -> dict:
     name, changes = METHODS[method]
     algorithm = algorithm_config_registry[name].get_from_yaml()
     algorithm.dataset = str(build(f"mpe/{task_name}/{quality}", progress=False))
-    for option, value in changes.items():
+    published = PUBLISHED.get(method, {}).get(task_name, {}).get(quality, {})
+    for option, value in {**published, **changes}.items():
         setattr(algorithm, option, value)
+    critic = MlpConfig.get_from_yaml()
+    if method in SMALL_CRITICS:
+        critic.num_cells = SMALL_CRITIC
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
     config.gamma = GAMMA
     config.share_policy_params = method == "shared"
@@ -77,10 +107,11 @@ def run(task_name: str, quality: str, method: str, seed: int) -> dict:
             MlpConfig(**ACTOR),
             seed,
             config,
-            critic_model_config=MlpConfig.get_from_yaml(),
+            critic_model_config=critic,
         )
         experiment.run()
         summary = json.loads((experiment.folder_name / "summary.json").read_text())
+    summary["settings"] = {**published, **changes, "critic": list(critic.num_cells)}
     if quality == "mixed":
         summary["agreement"] = agreement(experiment)
     if name == "ssd":

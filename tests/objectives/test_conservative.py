@@ -514,3 +514,19 @@ def test_weights_and_behaviour_model_go_together():
         CfcqlLoss(make_actor(), make_qvalue(), behaviour_network=behaviour_network())
     with pytest.raises(ValueError, match="n_components of at least 1"):
         BehaviourNetwork(2, 3, 1, [OBSERVATION], n_components=0)
+
+
+@pytest.mark.parametrize("scale", [0.1, 7.0])
+def test_the_penalty_is_in_units_of_the_reward(scale):
+    """Rewards and critics in other units leave the loss what it was, in those units squared."""
+    data, losses = make_data((16,)), []
+    for factor in (1.0, scale):
+        function = lambda action, c=factor: c * quadratic(2.0, 0.3)(action)  # noqa: E731
+        loss = MacqlLoss(
+            small_actor(N * ACT), known(function), alpha=0.7, penalty_temperature=0.5,
+            proposals=("uniform",), reward_scale=factor, reduction="sum",
+        )  # fmt: skip
+        loss.next_policy_value = lambda td, c=factor: torch.full((16,), 3.0 * c)
+        torch.manual_seed(5)
+        losses.append(loss.conservative_qvalue_loss(data)[0])
+    torch.testing.assert_close(losses[1], scale**2 * losses[0], rtol=1e-4, atol=1e-5)

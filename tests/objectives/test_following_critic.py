@@ -80,26 +80,48 @@ def test_smoothing_noise_is_clipped_and_actions_stay_in_their_bounds():
     assert seen[0].abs().max() <= 1
 
 
+@pytest.mark.parametrize("score_steps", [1, 2, 3])
 @pytest.mark.parametrize("critic", ["following", "frozen"])
-def test_stages_train_what_belongs_to_them(critic):
+def test_stages_train_what_belongs_to_them(critic, score_steps):
     loss = SsdLoss(
         make_actor(),
         learned_score(),
         make_qvalue(),
         make_value(),
         critic=critic,
-        score_steps=1,
+        score_steps=score_steps,
+        critic_from=1,
         pretrain_steps=2,
         extraction_steps=1,
     )
     data = make_data((8,))
     stages = [{key for key in set(loss(data).keys()) if key.startswith("loss")} for _ in range(3)]
     last = {"loss_actor", "loss_qvalue"} if critic == "following" else {"loss_actor"}
-    assert stages == [
-        {"loss_score", "loss_actor"},
-        {"loss_qvalue", "loss_value", "loss_actor"},
-        last,
-    ]
+    expected = [{"loss_actor"}, {"loss_qvalue", "loss_value", "loss_actor"}, last]
+    for losses in expected[:score_steps]:
+        losses.add("loss_score")
+    assert stages == expected
+
+
+def test_actors_are_extracted_on_a_share_of_the_batch():
+    options = {"pretrain_steps": 0, "critic": "frozen", "beta": 1.0, "normalise_q": False}
+    make = lambda **more: SsdLoss(  # noqa: E731
+        make_actor(), exact_score(), make_qvalue(), make_value(), **options, **more
+    )
+    loss, data = make(policy_share=0.25, reduction="none"), make_data((8,))
+    found = loss(data)["loss_actor"]
+    assert found.shape == (8,)
+    assert (found[:2] != 0).all()
+    assert (found[2:] == 0).all()
+    # The same rows, weighted so that the mean over the batch is their mean.
+    whole = make(reduction="none")
+    whole.load_state_dict(loss.state_dict())
+    loss.step = whole.step = 0
+    whole.window = loss.window = lambda progress: (0.1, 0.1)
+    torch.manual_seed(3)
+    part = loss(data)["loss_actor"]
+    torch.manual_seed(3)
+    torch.testing.assert_close(part[:2], 4 * whole(data[:2])["loss_actor"])
 
 
 def test_frozen_critic_never_sees_the_policies():
@@ -181,7 +203,15 @@ def test_beta_warms_up():
 
 
 @pytest.mark.parametrize(
-    "option", [{"critic": "live"}, {"beta_warmup": 2.0}, {"policy_noise": -1.0}, {"beta": -1.0}]
+    "option",
+    [
+        {"critic": "live"},
+        {"beta_warmup": 2.0},
+        {"policy_noise": -1.0},
+        {"beta": -1.0},
+        {"policy_share": 0.0},
+        {"critic_from": -1},
+    ],
 )
 def test_options_out_of_range_are_errors(option):
     with pytest.raises(ValueError, match="expected"):

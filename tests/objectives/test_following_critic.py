@@ -167,17 +167,17 @@ def informed(scale, centres):
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.1, 0.4])
-def test_beta_from_data_is_one_over_the_information_of_an_action(scale):
+def test_beta_from_data_is_four_over_the_information_of_an_action(scale):
     loss = informed(scale, [0.0])
     nats = math.log(2) - math.log(scale * math.sqrt(2 * math.pi * math.e))
     assert loss.information.item() == pytest.approx(nats, abs=0.03)
-    assert loss.temperature == pytest.approx(1 / loss.information.item())
+    assert loss.temperature == pytest.approx(4 / loss.information.item())
 
 
 def test_two_narrow_modes_are_narrow():
     one, two = informed(0.05, [0.0]), informed(0.05, [-0.8, 0.8])
     assert two.information.item() == pytest.approx(one.information.item(), abs=0.3)
-    assert two.temperature < 1
+    assert two.temperature < 4
 
 
 def test_beta_from_broad_data_trusts_the_critic():

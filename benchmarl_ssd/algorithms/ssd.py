@@ -258,8 +258,8 @@ class Ssd(OfflineAlgorithm):
         )
 
     def diagnose(self, step: int) -> dict[str, float]:
-        """While scores are fitted: how good samples of them are, offline and played."""
-        last = self.stage("loss_score")[1]
+        """Until the policies are extracted: how good samples of the scores are, also played."""
+        last = self.pretrain_steps or self.total_iterations * self.steps_per_iteration
         if self.dataset is None or not 0 < step <= last:
             return {}
         losses = self.experiment.losses

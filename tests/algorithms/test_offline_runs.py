@@ -177,7 +177,7 @@ def test_learning_rates_follow_their_schedules(bandit, bandit_data, tmp_path):
     assert 0 < actor[-1] < 0.5 * actor[13]
 
 
-def test_quality_of_samples_is_logged_while_scores_are_fitted(bandit, bandit_data, tmp_path):
+def test_quality_of_samples_is_logged_until_the_extraction(bandit, bandit_data, tmp_path):
     experiment = make(
         "ssd",
         bandit,
@@ -199,7 +199,7 @@ def test_quality_of_samples_is_logged_while_scores_are_fitted(bandit, bandit_dat
         "score/sample_return",
     }
     with_samples = [names <= entry for entry in logged if names & entry]
-    assert with_samples == [True] * 4  # 6 iterations of stage 1, of which 4 fit scores
+    assert with_samples == [True] * 4  # the iterations of stage 1
 
 
 def test_conventions_through_the_runner(bandit, bandit_data, tmp_path):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 RECIPES = {"bandit": "coordination/bandit/modes", "two_apples": "coordination/two_apples/coin-flip"}
 BUDGET = {
     "bandit": {"max_n_iters": 30, "off_policy_n_optimizer_steps": 50},
-    "two_apples": {"max_n_iters": 60, "off_policy_n_optimizer_steps": 100},
+    "two_apples": {"max_n_iters": 40, "off_policy_n_optimizer_steps": 100},
 }
 
 

@@ -215,3 +215,21 @@ def test_samples_are_played_modes_exactly_if_the_chain_is_kept(decomposition, or
         assert share > 0.97
     else:
         assert abs(share - 2.0 ** (1 - n)) < 0.06
+
+
+def test_means_are_actions_and_corrections_teach_the_base_nothing():
+    torch.manual_seed(0)
+    score = ConditionalScore.build(2, 1, 3, [OBSERVATION], condition="observation")
+    network = score.network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)  # far from where networks start
+        network.correction[-1].weight.normal_(0, 0.1)
+    data = TensorDict({"agents": {"observation": torch.randn(64, 2, 3)}}, [64])
+    action = torch.rand(64, 2, 1) * 2 - 1
+    context = score.encode(data, action)
+    assert (context.mean.abs() <= 1).all()
+    assert not torch.allclose(context.mean[1], context.base[1])  # which sees no prefix
+    context.mean.sum().backward()
+    assert all(parameter.grad is None for parameter in network.regression.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in network.correction.parameters())

@@ -207,14 +207,16 @@ class Ssd(OfflineAlgorithm):
         return _HOLD if self.following and loss_name in ("loss_qvalue", "loss_actor") else 0.0
 
     def lr_factor(self, loss_name: str, step: int) -> float:
-        """Share of the full rate; while the actors clone, of that rate."""
+        """Share of the full rate; of actors that clone first, at least that of the clone."""
         factor = super().lr_factor(loss_name, step)
-        if loss_name != "loss_actor" or self.pretrain_steps is None:
+        clones = loss_name == "loss_actor" and self.loss_options["warm_start"]
+        if not clones or self.pretrain_steps is None:
             return factor
-        # The rate of the clone falls over the whole run: what is narrow goes on being fitted.
+        # The rate of the clone falls over the whole run: narrow behaviour goes on being fitted.
         total = self.total_iterations * self.steps_per_iteration
         fading = 0.5 * (1 + math.cos(math.pi * step / total))
-        fading = fading if self.lr_schedule == "cosine" else 1.0
+        if self.lr_schedule == "constant":
+            fading = 1.0 if step < self.pretrain_steps else 0.0
         clone, actor = (
             self.learning_rates[part] or self.experiment_config.lr for part in ("clone", "actor")
         )

@@ -177,6 +177,36 @@ def test_learning_rates_follow_their_schedules(bandit, bandit_data, tmp_path):
     assert 0 < actor[-1] < 0.5 * actor[13]
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_actors_go_on_at_the_rate_of_their_clones(schedule, bandit, bandit_data, tmp_path):
+    rates = {"actor_lr": 0.001, "clone_lr": 0.004, "lr_schedule": schedule}
+    budget = {"max_n_iters": 10}
+    experiment = make("ssd", bandit, tmp_path, bandit_data, **rates, experiment=budget)
+    algorithm, loss = experiment.algorithm, experiment.losses["agents"]
+    found = {}
+    for nats in (0.0, 0.5, 3.0):
+        loss.information.fill_(nats)
+        found[nats] = [algorithm.lr_factor("loss_actor", step) for step in range(31)]
+    assert found[3.0][0] == pytest.approx(4.0)
+    assert found[0.5][0] == pytest.approx(2.0)
+    assert found[0.0][:12] == [0.0] * 12  # nothing to clone
+    assert found[0.0][12] == 1.0
+    if schedule == "constant":
+        assert found[3.0] == [4.0] * 12 + [1.0] * 19
+        return
+    assert found[3.0] == sorted(found[3.0], reverse=True)
+    assert 1 < found[3.0][12] < 4
+    assert found[3.0][-1] == pytest.approx(0.0, abs=1e-12)
+    cold = make(
+        "ssd", bandit, tmp_path / "cold", bandit_data, warm_start=False, **rates, experiment=budget
+    )
+    cold.losses["agents"].information.fill_(3.0)
+    extraction = [cold.algorithm.lr_factor("loss_actor", step) for step in range(12, 31)]
+    assert extraction == found[0.0][12:]
+    experiment.close()
+    cold.close()
+
+
 def test_quality_of_samples_is_logged_until_the_extraction(bandit, bandit_data, tmp_path):
     experiment = make(
         "ssd",

@@ -20,8 +20,9 @@ from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
 from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
 
-# Temperature at one nat of information.
-_TRUST = 4.0
+# Temperature at one nat of information: of one convention, and of one chosen among several, where
+# a critic that is trusted more drives agents off the convention that they share.
+_TRUST, _TRUST_AMONG_CONVENTIONS = 4.0, 1.0
 # Calls between two looks at the information in an action.
 _LOOK_INTERVAL = 10
 
@@ -245,7 +246,8 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
 
     @property
     def data_beta(self) -> float:
-        r"""The temperature that the data suggest, :math:`4 / h`, at most 100.
+        r"""The temperature that the data suggest, :math:`4 / h`, at most 100; of several conventions
+        :math:`1 / h`.
 
         :math:`h` (the buffer ``information``) is how much the behaviour tells of an action beyond
         its being in [-1, 1]: the difference of entropies between the uniform distribution and a
@@ -254,7 +256,8 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         nothing to be held to, and covers what the critic needs; of a narrow one the critic knows
         the surroundings only. The factor was chosen on one seed of three particle tasks' data.
         """
-        return min(100.0, _TRUST / max(0.01, self.information.nan_to_num(1.0).item()))
+        trust = _TRUST if self.n_conventions == 1 else _TRUST_AMONG_CONVENTIONS
+        return min(100.0, trust / max(0.01, self.information.nan_to_num(1.0).item()))
 
     @property
     def temperature(self) -> float:

@@ -135,3 +135,9 @@ def test_an_unused_convention_is_not_followed():
     assert loss.convention == 1
     loss.convention_share.copy_(torch.tensor([0.95, 0.05]))
     assert loss.convention == 0
+
+
+def test_beta_from_data_is_smaller_where_a_convention_is_to_be_kept():
+    loss = make_loss(2)
+    loss.information.fill_(2.0)
+    assert loss.data_beta == pytest.approx(0.5)

@@ -246,8 +246,9 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
 
     @property
     def data_beta(self) -> float:
-        r"""The temperature that the data suggest, :math:`4 / h`, at most 100; of several conventions
-        :math:`1 / h`.
+        r"""The temperature that the data suggest, at most 100.
+
+        It is :math:`4 / h`, and :math:`1 / h` where there are several conventions.
 
         :math:`h` (the buffer ``information``) is how much the behaviour tells of an action beyond
         its being in [-1, 1]: the difference of entropies between the uniform distribution and a

@@ -25,6 +25,7 @@ from benchmarl.models import MlpConfig
 
 from benchmarl_ssd import conf_dir
 from benchmarl_ssd.algorithms import algorithm_config_registry
+from benchmarl_ssd.comparison.statistics import Bootstrap, interquartile_mean
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments.mpe.common import MpeTask
 from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, convention_of
@@ -160,29 +161,54 @@ def read(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.open()] if file.exists() else []
 
 
+def normalised(cells: list[dict]) -> str:
+    """Interquartile mean of the final returns, its interval, and the number of seeds."""
+    scores = [[cell["final"]["normalised"]] for cell in cells]
+    found = interquartile_mean(scores, Bootstrap())
+    if found.low is None or found.high is None:
+        return f"{found.value:.0f}"
+    return f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}] ({len(cells)})"
+
+
 def table() -> str:
-    """Return all results as a Markdown table."""
-    rows = [
-        "| task | data | data's mean | method | seeds | return | normalised, every seed | agree |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Return all results as Markdown tables: the algorithms, then the settings of ssd."""
+    found: dict[tuple[str, str], dict[str, list[dict]]] = {}
     for task, quality in product(TASKS, QUALITIES):
-        cells = read(RESULTS / f"{task}-{quality}.jsonl")
-        for method in METHODS:
-            found = sorted((c for c in cells if c["cell"][0] == method), key=lambda c: c["cell"][1])
-            if not found:
-                continue
-            data, references = found[0]["dataset"], found[0]["dataset"]["references"]
-            low, high = references["random"], references["expert"]
-            mean = 100 * (data["return_mean"] - low) / (high - low)
-            value = sum(c["final"]["return_mean"] for c in found) / len(found)
-            scores = ", ".join(f"{c['final']['normalised']:.0f}" for c in found)
-            agree = [c["agreement"] for c in found if "agreement" in c]
-            rows.append(
-                f"| {task} | {quality} | {data['return_mean']:.1f} ({mean:.0f}) | {method} | "
-                f"{len(found)} | {value:.1f} | {scores} | "
-                + (f"{sum(agree) / len(agree):.2f} |" if agree else "- |")
-            )
+        for cell in read(RESULTS / f"{task}-{quality}.jsonl"):
+            found.setdefault((task, quality), {}).setdefault(cell["cell"][0], []).append(cell)
+    algorithms = [name for name in METHODS if name in algorithm_config_registry]
+    settings = [name for name in METHODS if name not in algorithm_config_registry]
+    return f"{_pivot(found, algorithms)}\n\n{_pivot(found, ['ssd', *settings])}"
+
+
+def _pivot(found: dict[tuple[str, str], dict[str, list[dict]]], methods: list[str]) -> str:
+    """Rows of data, columns of methods, of what there are results of beside ssd's."""
+    used = {place: [m for m in methods if m in cells] for place, cells in found.items()}
+    used = {place: there for place, there in used.items() if set(there) - {"ssd"}}
+    columns = [m for m in methods if any(m in there for there in used.values())]
+    rows = [
+        " | ".join(["| task", "data", "its mean", *columns]) + " |",
+        "| --- " * (3 + len(columns)) + "|",
+    ]
+    for task, quality in used:
+        cells = found[task, quality]
+        data = next(iter(cells.values()))[0]["dataset"]
+        low, high = data["references"]["random"], data["references"]["expert"]
+        mean = 100 * (data["return_mean"] - low) / (high - low)
+        entries = [normalised(cells[m]) if m in cells else "" for m in columns]
+        rows.append(" | ".join([f"| {task}", quality, f"{mean:.0f}", *entries]) + " |")
+    return "\n".join(rows)
+
+
+def agreement_table() -> str:
+    """Return how often all agents follow the same convention, as a Markdown table."""
+    rows = ["| method | agree in the first step, every seed |", "| --- | --- |"]
+    cells = read(RESULTS / "cooperative_navigation-mixed.jsonl")
+    for method in METHODS:
+        mine = sorted((c for c in cells if c["cell"][0] == method), key=lambda c: c["cell"][1])
+        shares = ", ".join(f"{cell['agreement']:.2f}" for cell in mine)
+        if mine:
+            rows.append(f"| {method} | {shares} |")
     return "\n".join(rows)
 
 
@@ -198,4 +224,4 @@ if __name__ == "__main__":
     RESULTS.mkdir(exist_ok=True)
     if not options.table:
         fill(options.task, options.quality, options.method, options.seeds)
-    print(table())
+    print(table(), agreement_table(), sep="\n\n")

@@ -196,7 +196,7 @@ def _pivot(found: dict[tuple[str, str], dict[str, list[dict]]], methods: list[st
         low, high = data["references"]["random"], data["references"]["expert"]
         mean = 100 * (data["return_mean"] - low) / (high - low)
         entries = [normalised(cells[m]) if m in cells else "" for m in columns]
-        rows.append(" | ".join([f"| {task}", quality, f"{mean:.0f}", *entries]) + " |")
+        rows.append(" | ".join([f"| {task}", quality, str(round(mean)), *entries]) + " |")
     return "\n".join(rows)
 
 

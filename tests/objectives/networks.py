@@ -9,6 +9,7 @@ from torch import nn
 from torchrl.modules import ProbabilisticActor, TanhNormal
 
 from benchmarl_ssd.modules import ConditionalScore, LinearMixer
+from benchmarl_ssd.modules.behaviour import BehaviourNetwork
 
 N, OBS, ACT = 3, 4, 2
 OBSERVATION = ("agents", "observation")
@@ -114,3 +115,48 @@ def make_mixed_qvalue(observation=OBSERVATION, action=ACTION, out="state_action_
         make_independent_qvalue(observation, action, local),
         LinearMixer(N, N * OBS, [observation], local, out, hidden_sizes=(16,)),
     )
+
+
+class Of(nn.Module):
+    """A known function of the joint action, with one trained offset."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.offset = nn.Parameter(torch.zeros(()))
+
+    def forward(self, action):
+        return self.function(action) + self.offset
+
+
+def known(function):
+    """A joint critic that is a given function of the joint action, ``[*B, n, d]``."""
+    return TensorDictModule(Of(function), [ACTION], ["state_action_value"])
+
+
+def quadratic(curvature, peak):
+    return lambda action: -curvature * ((action - peak) ** 2).sum((-2, -1)).unsqueeze(-1)
+
+
+def one_agent_data(action, size=1):
+    data = make_data((len(action),))
+    data[ACTION] = action
+    data["agents", "observation"] = torch.zeros(len(action), size, OBS)
+    data["next", "agents", "observation"] = torch.zeros(len(action), size, OBS)
+    data["next", "agents", "reward"] = torch.zeros(len(action), size, 1)
+    return data
+
+
+def small_actor(size=1):
+    net = nn.Sequential(nn.Linear(OBS, size), nn.Tanh())
+    return TensorDictModule(net, [OBSERVATION], [ACTION])
+
+
+def independent_qvalue():
+    net = nn.Sequential(nn.Linear(OBS + ACT, 16), nn.Tanh(), nn.Linear(16, 1))
+    both = TensorDictModule(lambda *x: torch.cat(x, -1), [OBSERVATION, ACTION], ["both"])
+    return TensorDictSequential(both, TensorDictModule(net, ["both"], ["state_action_value"]))
+
+
+def behaviour_network():
+    return BehaviourNetwork(N, OBS, ACT, [OBSERVATION], n_components=3, hidden_sizes=(16,))

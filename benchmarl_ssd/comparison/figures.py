@@ -1,4 +1,4 @@
-"""A report's figures, drawn by rliable: performance profiles, improvement, learning curves."""
+"""A report's figures: scores by dataset, and by rliable profiles, improvement, learning curves."""
 
 from __future__ import annotations
 
@@ -43,6 +43,53 @@ def _styles(names: Iterable[str]) -> dict[str, str]:
     return {
         name: _STYLES[number // len(PALETTE) % len(_STYLES)] for number, name in enumerate(names)
     }
+
+
+def plot_scores(content: dict[str, Any]) -> Figure | None:
+    """Draw the score of every algorithm, a panel per dataset.
+
+    Interquartile means and their intervals, as the tables have them; normalised where the data have
+    references, else returns. Algorithms need not have run on the same datasets.
+
+    Args:
+        content: what :func:`~benchmarl_ssd.comparison.content.describe` computed.
+
+    Returns:
+        The figure; None with fewer than two algorithms.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    panels = content["datasets"]
+    names = list(dict.fromkeys(row["algorithm"] for each in panels for row in each["rows"]))
+    if len(names) < 2:
+        return None
+    columns = min(_COLUMNS, len(panels))
+    height = 1.0 + 0.17 * len(names)
+    figure, axes = _axes(math.ceil(len(panels) / columns), columns, (3.4, height))
+    colours = _colours(names)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, dataset in zip(axes, panels, strict=False):
+        scored = all(row["normalised"] for row in dataset["rows"])
+        unit = "normalised" if scored else "return"
+        for row in dataset["rows"]:
+            found, place = row[unit], len(names) - 1 - names.index(row["algorithm"])
+            colour = colours[row["algorithm"]]
+            if found["low"] is not None:
+                axis.plot([found["low"], found["high"]], [place] * 2, color=colour, linewidth=4)
+            axis.plot(found["value"], place, marker="|", markersize=9, color="black")
+            axis.plot(found["value"], place, marker="o", markersize=3.5, color=colour)
+        if dataset["data"]:
+            mean = dataset["data"]["mean"][unit]
+            axis.axvline(mean, color="black", linestyle="dotted", linewidth=0.8)
+        axis.set_yticks(range(len(names)), names[::-1], fontsize="x-small")
+        axis.set_ylim(-0.6, len(names) - 0.4)
+        axis.tick_params(axis="x", labelsize="x-small")
+        axis.grid(axis="x", linewidth=0.3)
+        axis.set_title(f"{dataset['task']}, {dataset['dataset']}", fontsize="small")
+        axis.set_xlabel(f"{unit}; dotted: mean of the data", fontsize="x-small")
+    return figure
 
 
 def plot_profiles(suite: Suite, bootstrap: Bootstrap) -> Figure | None:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarl_ssd.comparison.content import FORMAT
 from benchmarl_ssd.comparison.errors import ComparisonError
-from benchmarl_ssd.comparison.figures import plot_curves, plot_improvement, plot_profiles
+from benchmarl_ssd.comparison.figures import (
+    plot_curves,
+    plot_improvement,
+    plot_profiles,
+    plot_scores,
+)
 from benchmarl_ssd.comparison.groups import Group
 from benchmarl_ssd.comparison.statistics import Bootstrap
 from benchmarl_ssd.comparison.suite import make_suite
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
 NUMBERS = "report.json"
 FIGURES = {
+    "scores.png": "Scores by dataset",
     "performance_profile.png": "Share of runs above a score",
     "improvement.png": "Probability of improvement",
     "curves.png": "Returns during training",
@@ -81,6 +87,7 @@ def write_report(
         zip(
             FIGURES,
             (
+                plot_scores(content),
                 plot_profiles(make_suite(groups), bootstrap),
                 plot_improvement(content),
                 plot_curves(content),

@@ -10,6 +10,7 @@ from summaries import make_estimated, make_summary
 
 from benchmarl_ssd.comparison import ComparisonError
 from benchmarl_ssd.comparison.content import describe
+from benchmarl_ssd.comparison.figures import plot_scores
 from benchmarl_ssd.comparison.groups import grouped
 from benchmarl_ssd.comparison.report import write_report
 from benchmarl_ssd.comparison.results import Result
@@ -133,8 +134,8 @@ def test_a_report_is_written_whole_and_again(tmp_path):
     groups, content = report(runs("bc", [1.0, 2.0]), runs("ssd", [1.0, 4.0]))
     folder = tmp_path / "deep" / "report"
     written = write_report(content, groups, FEW, folder)
-    names = ["report.md", "report.csv", "report.json", "performance_profile.png",
-             "improvement.png", "curves.png"]  # fmt: skip
+    names = ["report.md", "report.csv", "report.json", "scores.png",
+             "performance_profile.png", "improvement.png", "curves.png"]  # fmt: skip
     assert [path.name for path in written] == names
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     assert json.loads((folder / "report.json").read_text()) == content
@@ -149,7 +150,23 @@ def test_a_report_is_written_whole_and_again(tmp_path):
     groups, content = report(runs("bc", [1.0, 2.0]))
     write_report(content, groups, FEW, folder)
     assert not (folder / "improvement.png").exists()
+    assert not (folder / "scores.png").exists()
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_scores_are_drawn_where_they_are():
+    _, content = report(
+        runs("bc", [1.0, 2.0], "expert"), runs("ssd", [4.0], "expert"), runs("bc", [3.0], "medium")
+    )
+    axes = plot_scores(content).axes
+    drawn = [[line.get_xdata() for line in axis.lines] for axis in axes]
+    (bc, ssd), (alone,) = (dataset["rows"] for dataset in content["datasets"])
+    interval, *points = drawn[0][:-1]  # the last one is the mean of the data
+    unit = "normalised" if bc["normalised"] else "return"
+    assert list(interval) == [bc[unit]["low"], bc[unit]["high"]]
+    assert [list(each) for each in points] == [[bc[unit]["value"]]] * 2 + [[ssd[unit]["value"]]] * 2
+    assert [list(each) for each in drawn[1][:-1]] == [[alone[unit]["value"]]] * 2
+    assert [label.get_text() for label in axes[1].get_yticklabels()] == ["ssd", "bc"]
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.json", "curves.png"])

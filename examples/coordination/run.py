@@ -44,7 +44,6 @@ def run(task_name: str, n_agents: int, method: str, seed: int) -> dict:
     algorithm.dataset = str(build(RECIPES[task_name], config=changed, progress=False))
     if method != "bc":
         algorithm.decomposition = method
-        algorithm.score_num_cells = [64, 64]
     network = MlpConfig(
         num_cells=[64, 64], layer_class=torch.nn.Linear, activation_class=torch.nn.Tanh
     )

@@ -32,7 +32,6 @@ NETWORKS = [f"{name}.{key}" for name in ("model", "critic_model") for key in ("n
 
 def command(method: str, dataset: Path, seed: int, folder: Path) -> list[str]:
     """Return the stock BenchMARL command that trains a method."""
-    small = ["algorithm.score_num_cells=[64,64]"] if "ssd" in method else []
     return [
         sys.executable,
         "-m",
@@ -44,7 +43,6 @@ def command(method: str, dataset: Path, seed: int, folder: Path) -> list[str]:
         f"seed={seed}",
         f"hydra.run.dir={folder}",
         *NETWORKS,
-        *small,
     ]
 
 

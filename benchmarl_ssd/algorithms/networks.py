@@ -49,10 +49,16 @@ class NetworkBuilder(Algorithm):
     ) -> TensorDictModule:
         n_agents = len(self.group_map[group])
         spec = self.action_spec[group, "action"]
+        # A place and a scale for every action entry, or a place alone.
+        size = spec.shape[-1] * (2 if self.stochastic_actors else 1)
         actor = model_config.get_model(
             input_spec=Composite({group: self.actor_inputs(group).to(self.device)}),
             output_spec=Composite(
-                {group: Composite({"param": Unbounded(shape=spec.shape)}, shape=(n_agents,))}
+                {
+                    group: Composite(
+                        {"param": Unbounded(shape=(*spec.shape[:-1], size))}, shape=(n_agents,)
+                    )
+                }
             ),
             agent_group=group,
             input_has_agent_dim=True,

@@ -176,3 +176,21 @@ def test_two_iterations_of_every_decomposition_and_order(bandit, bandit_data, tm
         )
         experiment.run()
         assert summary(experiment)["steps"] == 6
+
+
+@pytest.mark.parametrize("task_name", ["bandit", "two_apples"])  # one action entry, and two
+def test_stochastic_actors_through_the_runner(task_name, request, tmp_path):
+    task = request.getfixturevalue(task_name)
+    data = request.getfixturevalue(
+        {"bandit": "bandit_data", "two_apples": "apples_data"}[task_name]
+    )
+    experiment = make("ssd", task, tmp_path, data, stochastic_actors=True)
+    before = parameters(experiment)
+    experiment.run()
+    after = parameters(experiment)
+    assert summary(experiment)["steps"] > 0
+    assert any("actor" in name and not after[name].equal(before[name]) for name in after)
+    rollout = experiment.test_env.rollout(2, experiment.policy)
+    size = experiment.algorithm.action_spec["agents", "action"].shape[-1]
+    for part in ("loc", "scale"):
+        assert rollout["agents", part].shape[-1] == size

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per process: two runs of one thread beat one run of two.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install test test-fast lint demo clean
+.PHONY: install test test-fast lint demo results clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,14 @@ test-fast: install
 
 demo: install
 	$(BIN)/python examples/demo/run.py
+
+# Reports of the committed results, and the tables that the README holds.
+results: install
+	$(BIN)/benchmarl-ssd report examples/offline_mpe/results/*.jsonl --out examples/offline_mpe/report --algorithms \
+		ssd,marginal,ssd-conventions,bc,matd3bc,maiql,macql,cfcql,maicq,omar,omiga > /dev/null
+	PATH="$(abspath $(BIN)):$$PATH" sh examples/comparison/run.sh report > /dev/null
+	$(BIN)/python examples/offline_mpe/run.py --table
+	$(BIN)/python examples/coordination/run.py --table
 
 clean:
 	rm -rf $(VENV)

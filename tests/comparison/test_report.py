@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from summaries import make_estimated, make_summary
@@ -13,8 +14,8 @@ from benchmarl_ssd.comparison.content import describe
 from benchmarl_ssd.comparison.figures import plot_scores
 from benchmarl_ssd.comparison.groups import grouped
 from benchmarl_ssd.comparison.report import write_report
-from benchmarl_ssd.comparison.results import Result
-from benchmarl_ssd.comparison.statistics import Bootstrap
+from benchmarl_ssd.comparison.results import Result, only, read_results
+from benchmarl_ssd.comparison.statistics import Bootstrap, interquartile_mean
 from benchmarl_ssd.comparison.suite import make_suite
 from benchmarl_ssd.comparison.tables import csv_table, markdown
 
@@ -177,3 +178,34 @@ def test_files_of_others_are_never_overwritten(tmp_path, name):
         write_report(content, groups, FEW, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "{}"
+
+
+COMMITTED = {
+    "offline_mpe/report": ["offline_mpe/results/*.jsonl"],
+    "comparison/results/bandit": ["comparison/results/*.jsonl"],
+    "comparison/results/ablations": ["comparison/results/ablations.jsonl"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", COMMITTED)
+def test_committed_reports_are_of_the_committed_results(folder):
+    examples = Path(__file__).parents[2] / "examples"
+    written = json.loads((examples / folder / "report.json").read_text())
+    names = dict.fromkeys(row["algorithm"] for each in written["datasets"] for row in each["rows"])
+    files = [path for pattern in COMMITTED[folder] for path in sorted(examples.glob(pattern))]
+    groups = grouped(only(read_results(files), list(names)))
+    found = {
+        (each["task"], each["dataset"], row["algorithm"]): (row["seeds"], row["return"]["value"])
+        for each in written["datasets"]
+        for row in each["rows"]
+    }
+    expected = {
+        (group.task, group.dataset, name): (
+            [run.seed for run in runs],
+            pytest.approx(interquartile_mean([[run.value] for run in runs], Bootstrap(1)).value),
+        )
+        for group in groups
+        for name, runs in group.runs.items()
+    }
+    assert found == expected

@@ -77,7 +77,9 @@ def plot_scores(content: dict[str, Any]) -> Figure | None:
             found, place = row[unit], len(names) - 1 - names.index(row["algorithm"])
             colour = colours[row["algorithm"]]
             if found["low"] is not None:
-                axis.plot([found["low"], found["high"]], [place] * 2, color=colour, linewidth=4)
+                # Butt caps: the line's ends are the interval's.
+                ends, shape = [found["low"], found["high"]], {"solid_capstyle": "butt"}
+                axis.plot(ends, [place] * 2, color=colour, linewidth=4, **shape)
             axis.plot(found["value"], place, marker="|", markersize=9, color="black")
             axis.plot(found["value"], place, marker="o", markersize=3.5, color=colour)
         if dataset["data"]:

@@ -34,6 +34,20 @@ def _axes(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, 
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
+def _panels(count: int, panel: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    """Axes for so many datasets, in rows."""
+    columns = min(_COLUMNS, count)
+    figure, axes = _axes(math.ceil(count / columns), columns, panel)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _algorithms(content: dict[str, Any]) -> list[str]:
+    rows = (row for each in content["datasets"] for row in each["rows"])
+    return list(dict.fromkeys(row["algorithm"] for row in rows))
+
+
 def _colours(names: Iterable[str]) -> dict[str, Any]:
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
 
@@ -60,32 +74,32 @@ def plot_scores(content: dict[str, Any]) -> Figure | None:
     Raises:
         ImportError: if matplotlib is missing.
     """
-    panels = content["datasets"]
-    names = list(dict.fromkeys(row["algorithm"] for each in panels for row in each["rows"]))
+    panels, names = content["datasets"], _algorithms(content)
     if len(names) < 2:
         return None
-    columns = min(_COLUMNS, len(panels))
-    height = 1.0 + 0.17 * len(names)
-    figure, axes = _axes(math.ceil(len(panels) / columns), columns, (3.4, height))
+    figure, axes = _panels(len(panels), (3.4, 1.0 + 0.17 * len(names)))
     colours = _colours(names)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    for axis, dataset in zip(axes, panels, strict=False):
+    places = {name: place for place, name in enumerate(reversed(names))}  # the first on top
+    for axis, dataset in zip(axes, panels, strict=True):
         scored = all(row["normalised"] for row in dataset["rows"])
         unit = "normalised" if scored else "return"
         for row in dataset["rows"]:
-            found, place = row[unit], len(names) - 1 - names.index(row["algorithm"])
+            found, place = row[unit], places[row["algorithm"]]
             colour = colours[row["algorithm"]]
             if found["low"] is not None:
-                # Butt caps: the line's ends are the interval's.
-                ends, shape = [found["low"], found["high"]], {"solid_capstyle": "butt"}
-                axis.plot(ends, [place] * 2, color=colour, linewidth=4, **shape)
+                axis.plot(
+                    [found["low"], found["high"]],
+                    [place, place],
+                    color=colour,
+                    linewidth=4,
+                    solid_capstyle="butt",  # the line's ends are the interval's
+                )
             axis.plot(found["value"], place, marker="|", markersize=9, color="black")
             axis.plot(found["value"], place, marker="o", markersize=3.5, color=colour)
         if dataset["data"]:
             mean = dataset["data"]["mean"][unit]
             axis.axvline(mean, color="black", linestyle="dotted", linewidth=0.8)
-        axis.set_yticks(range(len(names)), names[::-1], fontsize="x-small")
+        axis.set_yticks(list(places.values()), list(places), fontsize="x-small")
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.tick_params(axis="x", labelsize="x-small")
         axis.grid(axis="x", linewidth=0.3)
@@ -188,16 +202,11 @@ def plot_curves(content: dict[str, Any]) -> Figure | None:
     panels = [each for each in content["datasets"] if any(row["curve"] for row in each["rows"])]
     if not panels:
         return None
-    columns = min(_COLUMNS, len(panels))
-    figure, axes = _axes(math.ceil(len(panels) / columns), columns, (3.8, 3.0))
+    figure, axes = _panels(len(panels), (3.8, 3.0))
     from rliable import plot_utils
 
-    colours = _colours(
-        dict.fromkeys(row["algorithm"] for each in content["datasets"] for row in each["rows"])
-    )
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    for axis, dataset in zip(axes, panels, strict=False):
+    colours = _colours(_algorithms(content))
+    for axis, dataset in zip(axes, panels, strict=True):
         for row in dataset["rows"]:
             curve = row["curve"]
             if curve is None:

@@ -183,15 +183,14 @@ def table() -> str:
 
 def _pivot(found: dict[tuple[str, str], dict[str, list[dict]]], methods: list[str]) -> str:
     """Rows of data, columns of methods, of what there are results of beside ssd's."""
-    used = {place: [m for m in methods if m in cells] for place, cells in found.items()}
-    used = {place: there for place, there in used.items() if set(there) - {"ssd"}}
-    columns = [m for m in methods if any(m in there for there in used.values())]
+    compared = set(methods) - {"ssd"}
+    used = {place: cells for place, cells in found.items() if compared & cells.keys()}
+    columns = [m for m in methods if any(m in cells for cells in used.values())]
     rows = [
         " | ".join(["| task", "data", "its mean", *columns]) + " |",
         "| --- " * (3 + len(columns)) + "|",
     ]
-    for task, quality in used:
-        cells = found[task, quality]
+    for (task, quality), cells in used.items():
         data = next(iter(cells.values()))[0]["dataset"]
         low, high = data["references"]["random"], data["references"]["expert"]
         mean = 100 * (data["return_mean"] - low) / (high - low)
@@ -206,8 +205,8 @@ def agreement_table() -> str:
     cells = read(RESULTS / "cooperative_navigation-mixed.jsonl")
     for method in METHODS:
         mine = sorted((c for c in cells if c["cell"][0] == method), key=lambda c: c["cell"][1])
-        shares = ", ".join(f"{cell['agreement']:.2f}" for cell in mine)
         if mine:
+            shares = ", ".join(f"{cell['agreement']:.2f}" for cell in mine)
             rows.append(f"| {method} | {shares} |")
     return "\n".join(rows)
 

@@ -152,11 +152,5 @@ def small_actor(size=1):
     return TensorDictModule(net, [OBSERVATION], [ACTION])
 
 
-def independent_qvalue():
-    net = nn.Sequential(nn.Linear(OBS + ACT, 16), nn.Tanh(), nn.Linear(16, 1))
-    both = TensorDictModule(lambda *x: torch.cat(x, -1), [OBSERVATION, ACTION], ["both"])
-    return TensorDictSequential(both, TensorDictModule(net, ["both"], ["state_action_value"]))
-
-
 def behaviour_network():
     return BehaviourNetwork(N, OBS, ACT, [OBSERVATION], n_components=3, hidden_sizes=(16,))

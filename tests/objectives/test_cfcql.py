@@ -8,16 +8,15 @@ import pytest
 import torch
 from loss_tests import DEFAULT_KEYS, LossTests
 from networks import (
-    ACT,
     ACTION,
     OBS,
     OBSERVATION,
     N,
     behaviour_network,
-    independent_qvalue,
     known,
     make_actor,
     make_data,
+    make_independent_qvalue,
     make_qvalue,
     one_agent_data,
     quadratic,
@@ -53,8 +52,7 @@ class TestCfcqlLearnedWeights(TestCfcql):
     deterministic = ("loss_actor", "loss_behaviour")
 
     def options(self):
-        behaviour = BehaviourNetwork(N, OBS, ACT, [OBSERVATION], hidden_sizes=(16,))
-        return {"behaviour_network": behaviour, "weight_tau": 1.0, "penalty_share": 0.5}
+        return {"behaviour_network": behaviour_network(), "weight_tau": 1.0, "penalty_share": 0.5}
 
 
 class TestCfcqlOtherPolicies(TestCfcql):
@@ -171,7 +169,7 @@ def test_counterfactual_actors_climb_beside_logged_actions():
 
 
 def test_independent_critics_know_no_counterfactuals():
-    loss = CfcqlLoss(make_actor(), independent_qvalue())
+    loss = CfcqlLoss(make_actor(), make_independent_qvalue())
     with pytest.raises(ValueError, match="expected a joint critic"):
         loss(make_data((4,)))
 

@@ -13,10 +13,10 @@ from networks import (
     OBSERVATION,
     N,
     behaviour_network,
-    independent_qvalue,
     known,
     make_actor,
     make_data,
+    make_independent_qvalue,
     make_qvalue,
     one_agent_data,
     quadratic,
@@ -137,11 +137,11 @@ def test_penalty_of_a_constant_critic_is_zero():
     assert loss.penalty(data, predicted).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("make", [make_qvalue, independent_qvalue])
+@pytest.mark.parametrize("make", [make_qvalue, make_independent_qvalue])
 def test_alpha_zero_is_the_critic_of_td3(make):
     torch.manual_seed(0)
     loss = MacqlLoss(make_actor(), make(), alpha=0.0, reduction="none")
-    if make is independent_qvalue:
+    if make is make_independent_qvalue:
         assert loss.qvalues(make_data((8,)), loss.qvalue_network_params).shape == (2, 8, N)
     data = make_data((8,))
     torch.manual_seed(1)
@@ -152,7 +152,7 @@ def test_alpha_zero_is_the_critic_of_td3(make):
 
 def test_independent_critics_are_each_held_down_at_their_own_actions():
     torch.manual_seed(0)
-    loss = MacqlLoss(make_actor(), independent_qvalue(), num_sampled_actions=4)
+    loss = MacqlLoss(make_actor(), make_independent_qvalue(), num_sampled_actions=4)
     data = make_data((6,))
     predicted = loss.qvalues(data, loss.qvalue_network_params)
     torch.manual_seed(1)

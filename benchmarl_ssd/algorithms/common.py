@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import Compose
 from torchrl.objectives import LossModule
@@ -21,6 +22,7 @@ from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.following import add_next_action
 from benchmarl_ssd.data.recipes import recipes, resolve
+from benchmarl_ssd.data.statistics import team_reward
 from benchmarl_ssd.environments import LoggedClass, changed_options
 
 # Rewards that are looked at for their scale.
@@ -168,14 +170,21 @@ class OfflineAlgorithm(NetworkBuilder):
 
     def reward_scale(self, group: str, option: float | None) -> float:
         """Return ``option``, or one over the deviation of the dataset's team rewards."""
-        if option is not None or self.dataset is None:
-            return 1.0 if option is None else option
+        if option is not None:
+            return option
+        rewards = self.team_rewards(group)
+        deviation = 0.0 if rewards is None else rewards.std().item()
+        return 1.0 / deviation if deviation > 1e-6 else 1.0
+
+    def team_rewards(self, group: str) -> Tensor | None:
+        """Return the dataset's team rewards, evenly picked if there are many, float64 ``[T]``."""
+        if self.dataset is None:
+            return None
         reward = self.dataset.group_data(group)["next"].get((group, "reward"), None)
         if reward is None:  # one reward for all agents
             reward = self.dataset.data["next", "reward"].unsqueeze(-2)
         step = max(1, len(reward) // _N_REWARDS)  # evenly over the whole dataset
-        deviation = reward[::step].double().mean(-2).std().item()
-        return 1.0 / deviation if deviation > 1e-6 else 1.0
+        return team_reward([reward[::step]])
 
     # -- optimisation -------------------------------------------------------------------------
 

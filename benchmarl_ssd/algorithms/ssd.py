@@ -15,6 +15,7 @@ from benchmarl_ssd.algorithms.actor_critic import is_independent
 from benchmarl_ssd.algorithms.common import OfflineAlgorithm
 from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
 from benchmarl_ssd.algorithms.sample_quality import SamplePolicy, sample_quality
+from benchmarl_ssd.data.statistics import downside
 from benchmarl_ssd.evaluation.episodes import episode_returns, rollout_episodes
 from benchmarl_ssd.modules import ConditionalScore
 from benchmarl_ssd.modules.conventions import ConventionNetwork
@@ -285,6 +286,7 @@ class Ssd(OfflineAlgorithm):
     ) -> tuple[LossModule, bool]:
         total = self.total_iterations * self.steps_per_iteration
         critics = {"layer_norm": self.critic_layer_norm, "independent": self.independent}
+        rewards = self.team_rewards(group)
         loss = SsdLoss(
             policy_for_loss,
             self.score(group),
@@ -293,6 +295,7 @@ class Ssd(OfflineAlgorithm):
             self.action_scaler(group),
             convention_network=self.conventions(group),
             convention_key=(group, "convention"),
+            downside=1.0 if rewards is None else downside(rewards),
             reward_scale=self.reward_scale(group, self.reward_scale_option),
             score_steps=self.score_steps,
             critic_from=self.critic_from,

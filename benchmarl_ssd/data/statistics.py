@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+# What one reward in so many is below, how far that is from a Gaussian's mean in its deviations, and
+# the deviation of rewards that are all the same.
+_RARE, _GAUSSIAN_QUANTILE, _NO_SPREAD = 0.01, 2.326, 1e-6
+
 
 def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
     """Average rewards over each group's agents, then over groups.
@@ -23,6 +27,35 @@ def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
     """
     means = [reward.double().flatten(1).mean(1) for reward in rewards]
     return torch.stack(means).mean(0)
+
+
+def downside(rewards: torch.Tensor) -> float:
+    r"""How far below its mean a reward reaches, measured by a Gaussian's.
+
+    .. math:: \frac{E[r] - q_{0.01}(r)}{2.326\; \mathrm{std}(r)}
+
+    with :math:`q_{0.01}` the quantile that one reward in a hundred is below: 1 for Gaussian
+    rewards, near 0 where all there is are rare good ones, above 1 where there are rare bad ones. A
+    factor on the rewards and a constant added to them change nothing.
+
+    Args:
+        rewards: the team's, ``[T]``.
+
+    Returns:
+        At least 0; 1 where all rewards are the same.
+
+    Example:
+        >>> rewards = torch.tensor([0.0, 0.0, 0.0, 0.0, 10.0])
+        >>> round(downside(rewards), 2), round(downside(-rewards), 2)
+        (0.19, 0.77)
+    """
+    rewards = rewards.double()
+    mean, deviation = rewards.mean().item(), rewards.std().item()
+    if not deviation > _NO_SPREAD:
+        return 1.0
+    rank = max(1, int(_RARE * len(rewards)))
+    lowest = rewards.kthvalue(rank).values.item()
+    return (mean - lowest) / (_GAUSSIAN_QUANTILE * deviation)
 
 
 class EpisodeStatistics:

@@ -19,17 +19,17 @@ from benchmarl_ssd.objectives.conventions import ConventionMixin
 from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
 from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
+from benchmarl_ssd.objectives.temperature import TemperatureMixin
 
-# Temperature at one nat of information: of one convention, and of one chosen among several, where
-# a critic that is trusted more drives agents off the convention that they share.
-_TRUST, _TRUST_AMONG_CONVENTIONS = 4.0, 1.0
 # Calls between two looks at the information in an action.
 _LOOK_INTERVAL = 10
 
 CriticMode = Literal["following", "frozen"]
 
 
-class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionMixin):
+class SsdLoss(
+    ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionMixin, TemperatureMixin
+):
     r"""Offline learning of decentralised policies by sequential score decomposition.
 
     Source: Qiao et al., "Offline Multi-agent Reinforcement Learning via Sequential Score
@@ -105,6 +105,9 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         expectile (float): of the state-value regression, in (0, 1).
         loss_function (str): distance of the Q regression.
         reward_scale (float): factor on the rewards.
+        downside (float): how far the dataset's rewards reach below their mean, measured by a
+            Gaussian's, at least 0 (:func:`~benchmarl_ssd.data.statistics.downside`); read by
+            :attr:`data_beta`.
         critic (str): ``following`` or ``frozen`` in stage 2.
         policy_noise (float): standard deviation of the noise on the policies' next actions.
         noise_clip (float): bound of that noise.
@@ -169,6 +172,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         expectile: float = 0.7,
         loss_function: str = "l2",
         reward_scale: float = 1.0,
+        downside: float = 1.0,
         critic: CriticMode = "following",
         policy_noise: float = 0.2,
         noise_clip: float = 0.5,
@@ -201,10 +205,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         check_option("critic", critic, CriticMode)
         if not 0 < policy_share <= 1:
             raise ValueError(f"expected policy_share in (0, 1], found {policy_share}")
-        if not 0 <= beta_warmup <= 1:
-            raise ValueError(f"expected beta_warmup in [0, 1], found {beta_warmup}")
         for name, found, least in (
-            ("beta", beta or 0, 0),
             ("n_policy_noise_draws", n_policy_noise_draws, 1),
             ("pretrain_steps", pretrain_steps or 0, 0),
             ("score_steps", score_steps or 0, 0),
@@ -213,13 +214,13 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         ):
             if found < least:
                 raise ValueError(f"expected {name} of at least {least}, found {found}")
-        self.beta, self.normalise_q, self.weighting = beta, normalise_q, weighting
-        self.beta_warmup, self.critic, self.warm_start = beta_warmup, critic, warm_start
+        self._set_up_temperature(beta, beta_warmup, downside)
+        self.normalise_q, self.weighting = normalise_q, weighting
+        self.critic, self.warm_start = critic, warm_start
         self.window = window or NoiseWindow()
         self.n_policy_noise_draws = n_policy_noise_draws
         self.score_steps, self.critic_from = score_steps, critic_from
         self.policy_share = policy_share
-        self.register_buffer("information", torch.tensor(float("nan")))
         self.pretrain_steps, self.extraction_steps = pretrain_steps, extraction_steps
         self.step = 0
         following = critic == "following"
@@ -236,35 +237,6 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
     def set_extra_state(self, state: Tensor) -> None:
         """Set the number of training calls so far."""
         self.step = int(state)
-
-    @property
-    def progress(self) -> float:
-        """Share of the extraction that is done, in [0, 1]."""
-        if self.pretrain_steps is None:
-            return 1.0
-        return min(max(0.0, (self.step - self.pretrain_steps) / self.extraction_steps), 1.0)
-
-    @property
-    def data_beta(self) -> float:
-        r"""The temperature that the data suggest, at most 100.
-
-        It is :math:`4 / h`, and :math:`1 / h` where there are several conventions.
-
-        :math:`h` (the buffer ``information``) is how much the behaviour tells of an action beyond
-        its being in [-1, 1]: the difference of entropies between the uniform distribution and a
-        Gaussian of scale s, :math:`[\log 2 - \log(s \sqrt{2 \pi e})]_+`, in nats per action entry,
-        with s from the denoising error at a small noise level. A behaviour that prefers nothing has
-        nothing to be held to, and covers what the critic needs; of a narrow one the critic knows
-        the surroundings only. The factor was chosen on one seed of three particle tasks' data.
-        """
-        trust = _TRUST if self.n_conventions == 1 else _TRUST_AMONG_CONVENTIONS
-        return min(100.0, trust / max(0.01, self.information.nan_to_num(1.0).item()))
-
-    @property
-    def temperature(self) -> float:
-        """What ``beta`` is now, as it warms up."""
-        beta = self.data_beta if self.beta is None else self.beta
-        return beta * min(1.0, self.progress / self.beta_warmup if self.beta_warmup else 1.0)
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample surrogate ``[*B]``, and metrics; on a share of the batch."""
@@ -333,9 +305,7 @@ class SsdLoss(ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionM
         looks = self.step % _LOOK_INTERVAL == 0
         loss, metrics = self.score_loss(tensordict, informed=looks)
         if looks and self.training:
-            found = metrics["information"].detach()
-            start = self.information.isnan()
-            self.information.copy_(torch.where(start, found, self.information.lerp(found, 0.1)))
+            self._inform(metrics["information"].detach())
         return loss, {**metrics, "information": self.information.clone()}
 
     def _fit_critic(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:

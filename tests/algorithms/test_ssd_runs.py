@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from runs import make, parameters, summary
 
+from benchmarl_ssd.data.statistics import downside
+
 pytestmark = pytest.mark.usefixtures("untouched")
 
 
@@ -194,3 +196,13 @@ def test_stochastic_actors_through_the_runner(task_name, request, tmp_path):
     size = experiment.algorithm.action_spec["agents", "action"].shape[-1]
     for part in ("loc", "scale"):
         assert rollout["agents", part].shape[-1] == size
+
+
+def test_the_datas_temperature_knows_how_far_rewards_fall(two_apples, apples_data, tmp_path):
+    experiment = make("ssd", two_apples, tmp_path, apples_data)
+    loss = experiment.losses["agents"]
+    rewards = experiment.algorithm.dataset.data["next", "agents", "reward"].mean((-2, -1))
+    assert 0.2 < downside(rewards) < 0.9  # half of all steps are paid for
+    assert loss.downside == pytest.approx(downside(rewards), rel=1e-6)
+    loss.information.fill_(1.0)
+    assert loss.data_beta == pytest.approx(4 / loss.downside)

@@ -141,3 +141,15 @@ def test_beta_from_data_is_smaller_where_a_convention_is_to_be_kept():
     loss = make_loss(2)
     loss.information.fill_(2.0)
     assert loss.data_beta == pytest.approx(0.5)
+
+
+def test_beta_from_data_is_larger_where_there_is_little_to_lose():
+    loss = make_loss(2)
+    loss.n_conventions = 1
+    loss.information.fill_(2.0)
+    found = []
+    for loss.downside in (2.0, 1.0, 0.5, 0.2, 0.0):
+        found.append(loss.data_beta)
+    assert found == pytest.approx([1.0, 2.0, 4.0, 10.0, 10.0])
+    loss.information.fill_(0.0)
+    assert loss.data_beta == 100.0

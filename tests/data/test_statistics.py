@@ -1,0 +1,35 @@
+"""Statistics of rewards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarl_ssd.data.statistics import downside
+
+
+def test_downside_of_gaussian_rewards_is_one():
+    rewards = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    assert downside(rewards) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_downside_of_rare_rewards_is_their_odds(share: float):
+    """Of rewards 1 with probability p, else 0: the mean is sqrt(p / (1 - p)) deviations up."""
+    rewards = (torch.arange(10_000) < share * 10_000).float()
+    odds = (share / (1 - share)) ** 0.5
+    assert downside(rewards) == pytest.approx(odds / 2.326, rel=1e-3)
+    assert downside(-rewards) == pytest.approx(1 / odds / 2.326, rel=1e-3)
+
+
+def test_downside_of_equal_rewards_is_a_gaussians():
+    assert downside(torch.full((100,), 3.0)) == 1.0
+    assert downside(torch.tensor([3.0])) == 1.0
+
+
+@given(st.floats(-100, 100), st.floats(0.1, 10), st.integers(0, 100))
+def test_downside_does_not_depend_on_scale_and_offset(offset: float, scale: float, seed: int):
+    rewards = torch.randn(50, generator=torch.Generator().manual_seed(seed)).double()
+    assert downside(scale * rewards + offset) == pytest.approx(downside(rewards))

@@ -25,8 +25,8 @@ from benchmarl_ssd.data.recipes import recipes, resolve
 from benchmarl_ssd.data.statistics import team_reward
 from benchmarl_ssd.environments import LoggedClass, changed_options
 
-# Rewards that are looked at for their scale.
-_N_REWARDS = 100_000
+# Rewards that are looked at for their scale, drawn at random from a dataset with more.
+_N_REWARDS = 1_000_000
 
 
 class OfflineAlgorithm(NetworkBuilder):
@@ -177,14 +177,17 @@ class OfflineAlgorithm(NetworkBuilder):
         return 1.0 / deviation if deviation > 1e-6 else 1.0
 
     def team_rewards(self, group: str) -> Tensor | None:
-        """Return the dataset's team rewards, evenly picked if there are many, float64 ``[T]``."""
+        """Return the dataset's team rewards, float64 ``[T]``; a million of them if it has more."""
         if self.dataset is None:
             return None
         reward = self.dataset.group_data(group)["next"].get((group, "reward"), None)
         if reward is None:  # one reward for all agents
             reward = self.dataset.data["next", "reward"].unsqueeze(-2)
-        step = max(1, len(reward) // _N_REWARDS)  # evenly over the whole dataset
-        return team_reward([reward[::step]])
+        if len(reward) > _N_REWARDS:
+            # Not every k-th: where all episodes are as long, that sees some of their steps only.
+            generator = torch.Generator().manual_seed(0)
+            reward = reward[torch.randint(len(reward), (_N_REWARDS,), generator=generator)]
+        return team_reward([reward])
 
     # -- optimisation -------------------------------------------------------------------------
 

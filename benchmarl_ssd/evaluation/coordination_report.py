@@ -94,7 +94,9 @@ class Coordination:
         if self.verdict == "coordinated":
             return (
                 f"The agents' actions belong together{where}: marginal methods will combine what "
-                "nobody combined. Take algorithm=ssd, whose decomposition is sequential or joint."
+                "nobody combined. Take algorithm=ssd, whose decomposition is sequential or joint; "
+                "where different teams followed different conventions, algorithm.n_conventions, "
+                "their number or more, binds all agents to one of them."
             )
         return (
             f"There may be some coordination{where}, about what a fit can miss: compare "

@@ -25,7 +25,7 @@ from runs import (
 from tensordict import TensorDict
 from torch import nn
 
-from benchmarl_ssd.algorithms import OfflineRunError
+from benchmarl_ssd.algorithms import OfflineRunError, common
 from benchmarl_ssd.data import DatasetError
 from benchmarl_ssd.environments import CoordinationTask
 from benchmarl_ssd.environments.coordination import CoordinationClass
@@ -108,6 +108,20 @@ def test_reward_scale_is_one_over_the_deviation_of_team_rewards(two_apples, appl
     reward = experiment.algorithm.dataset.data["next", "agents", "reward"].double().mean(-2)
     found = experiment.losses["agents"].reward_scale
     assert found == pytest.approx(1 / reward.std().item(), rel=1e-6)
+    experiment.close()
+
+
+def test_a_subset_of_rewards_is_of_all_steps(two_apples, apples_data, tmp_path, monkeypatch):
+    """Every k-th reward would be of the same few steps, as all episodes are equally long."""
+    experiment = make("ssd", two_apples, tmp_path, apples_data)
+    algorithm = experiment.algorithm
+    everything = algorithm.team_rewards("agents")
+    monkeypatch.setattr(common, "_N_REWARDS", len(everything) // two_apples.config["max_steps"])
+    subset = algorithm.team_rewards("agents")
+    assert len(subset) == common._N_REWARDS < len(everything)
+    assert subset.mean().item() == pytest.approx(everything.mean().item(), rel=0.2)
+    assert subset.std().item() == pytest.approx(everything.std().item(), rel=0.2)
+    assert subset.equal(algorithm.team_rewards("agents"))  # every time the same
     experiment.close()
 
 

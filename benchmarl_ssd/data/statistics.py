@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-# What one reward in so many is below, how far that is from a Gaussian's mean in its deviations, and
-# the deviation of rewards that are all the same.
-_RARE, _GAUSSIAN_QUANTILE, _NO_SPREAD = 0.01, 2.326, 1e-6
+# The lowest share of the rewards, how far its mean is below a Gaussian's in deviations, and the
+# deviation of rewards that are all the same.
+_RARE, _GAUSSIAN_SHORTFALL, _NO_SPREAD = 0.01, 2.665, 1e-6
 
 
 def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -30,11 +30,12 @@ def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def downside(rewards: torch.Tensor) -> float:
-    r"""How far below its mean a reward reaches, measured by a Gaussian's.
+    r"""How far below its mean a reward falls, measured by a Gaussian's.
 
-    .. math:: \frac{E[r] - q_{0.01}(r)}{2.326\; \mathrm{std}(r)}
+    .. math:: \frac{E[r] - E[r \mid r \le q_{0.01}(r)]}{2.665\; \mathrm{std}(r)}
 
-    with :math:`q_{0.01}` the quantile that one reward in a hundred is below: 1 for Gaussian
+    with the expected shortfall, the mean of the lowest hundredth of the rewards (Rockafellar and
+    Uryasev, "Conditional value-at-risk for general loss distributions", 2002): 1 for Gaussian
     rewards, near 0 where all there is are rare good ones, above 1 where there are rare bad ones. A
     factor on the rewards and a constant added to them change nothing.
 
@@ -47,15 +48,14 @@ def downside(rewards: torch.Tensor) -> float:
     Example:
         >>> rewards = torch.tensor([0.0, 0.0, 0.0, 0.0, 10.0])
         >>> round(downside(rewards), 2), round(downside(-rewards), 2)
-        (0.19, 0.77)
+        (0.19, 0.75)
     """
     rewards = rewards.double()
-    mean, deviation = rewards.mean().item(), rewards.std().item()
+    deviation = rewards.std(correction=0).item()
     if not deviation > _NO_SPREAD:
         return 1.0
-    rank = max(1, int(_RARE * len(rewards)))
-    lowest = rewards.kthvalue(rank).values.item()
-    return (mean - lowest) / (_GAUSSIAN_QUANTILE * deviation)
+    lowest = rewards.topk(max(1, round(_RARE * len(rewards))), largest=False).values
+    return (rewards.mean() - lowest.mean()).item() / (_GAUSSIAN_SHORTFALL * deviation)
 
 
 class EpisodeStatistics:

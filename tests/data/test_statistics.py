@@ -20,8 +20,18 @@ def test_downside_of_rare_rewards_is_their_odds(share: float):
     """Of rewards 1 with probability p, else 0: the mean is sqrt(p / (1 - p)) deviations up."""
     rewards = (torch.arange(10_000) < share * 10_000).float()
     odds = (share / (1 - share)) ** 0.5
-    assert downside(rewards) == pytest.approx(odds / 2.326, rel=1e-3)
-    assert downside(-rewards) == pytest.approx(1 / odds / 2.326, rel=1e-3)
+    assert downside(rewards) == pytest.approx(odds / 2.665, rel=1e-3)
+    assert downside(-rewards) == pytest.approx(1 / odds / 2.665, rel=1e-3)
+
+
+def test_downside_sees_rare_catastrophes():
+    """Rarer than one in a hundred, -100 among 0: no quantile sees them, the shortfall does."""
+    rewards = torch.zeros(10_000)
+    rewards[:50] = -100.0
+    assert downside(rewards) == pytest.approx(
+        49.5 / 2.665 / rewards.double().std(correction=0).item()
+    )
+    assert downside(rewards) > 2.5
 
 
 def test_downside_of_equal_rewards_is_a_gaussians():

@@ -211,6 +211,7 @@ def test_beta_warms_up():
         {"beta": -1.0},
         {"policy_share": 0.0},
         {"critic_from": -1},
+        {"downside": -0.1},
     ],
 )
 def test_options_out_of_range_are_errors(option):

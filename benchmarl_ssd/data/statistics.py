@@ -30,14 +30,17 @@ def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def downside(rewards: torch.Tensor) -> float:
-    r"""How far below its mean a reward falls, measured by a Gaussian's.
+    r"""How far below its mean a reward falls, measured by a Gaussian's and by how far it rises.
 
-    .. math:: \frac{E[r] - E[r \mid r \le q_{0.01}(r)]}{2.665\; \mathrm{std}(r)}
+    .. math::
+        \max\Bigl(\frac{u}{2.665\; \mathrm{std}(r)},\; \min(1, u / v)\Bigr), \qquad
+        u = E[r] - E[r \mid r \le q_{0.01}],\quad v = E[r \mid r \ge q_{0.99}] - E[r]
 
-    with the expected shortfall, the mean of the lowest hundredth of the rewards (Rockafellar and
-    Uryasev, "Conditional value-at-risk for general loss distributions", 2002): 1 for Gaussian
-    rewards, near 0 where all there is are rare good ones, above 1 where there are rare bad ones. A
-    factor on the rewards and a constant added to them change nothing.
+    with expected shortfalls, the means of the lowest and the highest hundredth of the rewards
+    (Rockafellar and Uryasev, "Conditional value-at-risk for general loss distributions", 2002): 1
+    for Gaussian rewards and for those paid in every second step, near 0 where all there is are rare
+    good ones, above 1 where there are rare bad ones. A factor on the rewards and a constant added
+    to them change nothing.
 
     Args:
         rewards: the team's, ``[T]``.
@@ -48,14 +51,16 @@ def downside(rewards: torch.Tensor) -> float:
     Example:
         >>> rewards = torch.tensor([0.0, 0.0, 0.0, 0.0, 10.0])
         >>> round(downside(rewards), 2), round(downside(-rewards), 2)
-        (0.19, 0.75)
+        (0.25, 1.0)
     """
     rewards = rewards.double()
-    deviation = rewards.std(correction=0).item()
+    deviation, mean = rewards.std(correction=0).item(), rewards.mean().item()
     if not deviation > _NO_SPREAD:
         return 1.0
-    lowest = rewards.topk(max(1, round(_RARE * len(rewards))), largest=False).values
-    return (rewards.mean() - lowest.mean()).item() / (_GAUSSIAN_SHORTFALL * deviation)
+    few = max(1, round(_RARE * len(rewards)))
+    below = mean - rewards.topk(few, largest=False).values.mean().item()
+    above = rewards.topk(few).values.mean().item() - mean
+    return max(below / (_GAUSSIAN_SHORTFALL * deviation), min(1.0, below / above))
 
 
 class EpisodeStatistics:

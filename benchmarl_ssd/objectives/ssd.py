@@ -105,8 +105,8 @@ class SsdLoss(
         expectile (float): of the state-value regression, in (0, 1).
         loss_function (str): distance of the Q regression.
         reward_scale (float): factor on the rewards.
-        downside (float): how far the dataset's rewards reach below their mean, measured by a
-            Gaussian's, at least 0 (:func:`~benchmarl_ssd.data.statistics.downside`); read by
+        downside (float): how far the dataset's rewards fall below their mean, 1 for Gaussian ones,
+            at least 0 (:func:`~benchmarl_ssd.data.statistics.downside`); read by
             :attr:`data_beta`.
         critic (str): ``following`` or ``frozen`` in stage 2.
         policy_noise (float): standard deviation of the noise on the policies' next actions.

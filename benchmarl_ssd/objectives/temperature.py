@@ -63,12 +63,12 @@ class TemperatureMixin(OfflineLoss):
         nothing to be held to, and covers what the critic needs; of a narrow one the critic knows
         the surroundings only.
 
-        :math:`d` is the reward's ``downside``, at least 0.2: where agents that leave the data have
-        little to lose, as with rare good rewards, a critic may be followed further than where a
-        step's reward can fall as far as a Gaussian's. Dividing the critic by its mean absolute
-        value, as TD3+BC does (arXiv 2106.06860), has that effect for rewards that are never
-        negative; here a constant added to the rewards changes nothing. Both were chosen on one
-        seed of five particle tasks' data.
+        :math:`d` is the ``downside`` of the rewards, at least 0.2: where agents that leave the data
+        have little to lose, as with rare good rewards, a critic may be followed further than where
+        a reward can fall as far as it can rise. Dividing the critic by its mean absolute value, as
+        TD3+BC does (arXiv 2106.06860), has that effect for rewards that are never negative; here a
+        constant added to the rewards changes nothing. Both were chosen on one seed of five
+        particle tasks' data, and of two apples.
         """
         trust = _TRUST if self.n_conventions == 1 else _TRUST_AMONG_CONVENTIONS
         information = max(_LEAST_INFORMATION, self.information.nan_to_num(1.0).item())

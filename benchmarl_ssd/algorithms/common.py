@@ -22,7 +22,7 @@ from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.following import add_next_action
 from benchmarl_ssd.data.recipes import recipes, resolve
-from benchmarl_ssd.data.statistics import team_reward
+from benchmarl_ssd.data.statistics import NO_SPREAD, team_reward
 from benchmarl_ssd.environments import LoggedClass, changed_options
 
 # Rewards that are looked at for their scale, drawn at random from a dataset with more.
@@ -174,7 +174,7 @@ class OfflineAlgorithm(NetworkBuilder):
             return option
         rewards = self.team_rewards(group)
         deviation = 0.0 if rewards is None else rewards.std().item()
-        return 1.0 / deviation if deviation > 1e-6 else 1.0
+        return 1.0 / deviation if deviation > NO_SPREAD else 1.0
 
     def team_rewards(self, group: str) -> Tensor | None:
         """Return the dataset's team rewards, float64 ``[T]``; a million of them if it has more."""

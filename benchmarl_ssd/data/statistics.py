@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-# The lowest share of the rewards, how far its mean is below a Gaussian's in deviations, and the
-# deviation of rewards that are all the same.
-_RARE, _GAUSSIAN_SHORTFALL, _NO_SPREAD = 0.01, 2.665, 1e-6
+# The lowest share of the rewards, and how far its mean is below a Gaussian's in deviations.
+_RARE, _GAUSSIAN_SHORTFALL = 0.01, 2.665
+
+NO_SPREAD = 1e-6
+"""Deviation up to which rewards count as all the same."""
 
 
 def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -55,7 +57,7 @@ def downside(rewards: torch.Tensor) -> float:
     """
     rewards = rewards.double()
     deviation, mean = rewards.std(correction=0).item(), rewards.mean().item()
-    if not deviation > _NO_SPREAD:
+    if not deviation > NO_SPREAD:
         return 1.0
     few = max(1, round(_RARE * len(rewards)))
     below = mean - rewards.topk(few, largest=False).values.mean().item()

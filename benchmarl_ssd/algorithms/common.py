@@ -22,7 +22,7 @@ from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.following import add_next_action
 from benchmarl_ssd.data.recipes import recipes, resolve
-from benchmarl_ssd.data.statistics import NO_SPREAD, team_reward
+from benchmarl_ssd.data.statistics import NO_SPREAD, sample_rows, team_reward
 from benchmarl_ssd.environments import LoggedClass, changed_options
 
 # Rewards that are looked at for their scale, drawn at random from a dataset with more.
@@ -184,9 +184,7 @@ class OfflineAlgorithm(NetworkBuilder):
         if reward is None:  # one reward for all agents
             reward = self.dataset.data["next", "reward"].unsqueeze(-2)
         if len(reward) > _N_REWARDS:
-            # Not every k-th: where all episodes are as long, that sees some of their steps only.
-            generator = torch.Generator().manual_seed(0)
-            reward = reward[torch.randint(len(reward), (_N_REWARDS,), generator=generator)]
+            reward = reward[sample_rows(len(reward), _N_REWARDS)]
         return team_reward([reward])
 
     # -- optimisation -------------------------------------------------------------------------

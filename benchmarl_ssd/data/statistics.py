@@ -65,6 +65,31 @@ def downside(rewards: torch.Tensor) -> float:
     return max(below / (_GAUSSIAN_SHORTFALL * deviation), min(1.0, below / above))
 
 
+def sample_rows(total: int, most: int) -> torch.Tensor:
+    """Choose rows to look at: all of them, or ``most`` at random, always the same ones.
+
+    Not every k-th: of episodes that are all as long, that sees some of their steps only, in the
+    worst case nothing but the first.
+
+    Args:
+        total: rows there are.
+        most: rows to choose at most.
+
+    Returns:
+        int64, in ascending order, each row at most once.
+
+    Example:
+        >>> sample_rows(3, 5)
+        tensor([0, 1, 2])
+        >>> len(sample_rows(100, 5).unique())
+        5
+    """
+    if total <= most:
+        return torch.arange(total)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(total, generator=generator)[:most].sort().values
+
+
 class EpisodeStatistics:
     """Gathers the return and the length of every episode.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from benchmarl_ssd.data import OfflineDataset
+from benchmarl_ssd.data.statistics import sample_rows
 from benchmarl_ssd.evaluation.episodes import normalised
 from benchmarl_ssd.evaluation.fqe import FqeOptions, fit_fqe
 from benchmarl_ssd.evaluation.transitions import TeamTransitions
@@ -103,8 +104,7 @@ def action_distance(
         0.0
     """
     per_episode = max(1, int(data.lengths.double().mean()))
-    stride = max(1, len(data.starts) * per_episode // _DISTANCE_ROWS)
-    chosen = torch.arange(0, len(data.starts), stride)
+    chosen = sample_rows(len(data.starts), max(1, _DISTANCE_ROWS // per_episode))
     rows = _rows_of(data, chosen)
     if recurrent:
         acted = _along_episodes(data, policy, chosen)[0]

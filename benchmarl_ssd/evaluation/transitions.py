@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from benchmarl_ssd.data import OfflineDataset
 from benchmarl_ssd.data.layout import name_key
-from benchmarl_ssd.data.statistics import team_reward
+from benchmarl_ssd.data.statistics import sample_rows, team_reward
 
 _STATISTICS_ROWS = 50_000
 
@@ -60,9 +60,8 @@ class TeamTransitions:
             if f"next/{name}" in metadata.tensors and name not in actions
             if not name.endswith("/action_mask")  # what is allowed is no news of the state
         ]
-        stride = max(1, len(data) // _STATISTICS_ROWS)
         self._mean, self._scale = torch.zeros(()), torch.ones(())
-        sample = self.features(torch.arange(0, len(data), stride))
+        sample = self.features(sample_rows(len(data), _STATISTICS_ROWS))
         self._mean, self._scale = sample.mean(0), sample.std(0, correction=0).clamp_min(1e-3)
 
     def features(self, rows: Tensor, following: bool = False) -> Tensor:

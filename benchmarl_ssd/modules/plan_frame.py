@@ -68,7 +68,11 @@ class PlanFrame(nn.Module):
             episode (Tensor): the episode of each transition, ``[T]``; at least one transition.
         """
         total = len(observation)
-        rows = torch.arange(0, total, max(1, total // _N_WINDOWS))
+        rows = torch.arange(total)
+        if total > _N_WINDOWS:
+            # At random: every k-th sees some of the steps only, of episodes that are all as long.
+            shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+            rows = shuffled[:_N_WINDOWS].sort().values
         device = self.mean.device
         current = observation[rows].to(device).float()
         self.mean.copy_(current.mean(0))

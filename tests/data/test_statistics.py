@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarl_ssd.data.statistics import downside
+from benchmarl_ssd.data.statistics import downside, sample_rows
 
 
 def test_downside_of_gaussian_rewards_is_one():
@@ -43,3 +43,19 @@ def test_downside_of_equal_rewards_is_a_gaussians():
 def test_downside_does_not_depend_on_scale_and_offset(offset: float, scale: float, seed: int):
     rewards = torch.randn(50, generator=torch.Generator().manual_seed(seed)).double()
     assert downside(scale * rewards + offset) == pytest.approx(downside(rewards))
+
+
+@given(st.integers(0, 3000), st.integers(1, 1000))
+def test_sampled_rows_are_distinct_ascending_and_the_same_each_time(total: int, most: int):
+    rows = sample_rows(total, most)
+    assert len(rows) == min(total, most)
+    assert (rows.diff() > 0).all()
+    if len(rows):
+        assert rows[0] >= 0
+        assert rows[-1] < total
+    assert rows.equal(sample_rows(total, most))
+
+
+def test_sampled_rows_are_of_all_steps_of_episodes_as_long_as_the_stride():
+    steps = sample_rows(25 * 4000, 4000) % 25
+    assert steps.bincount(minlength=25).min() > 100  # 160 each are expected

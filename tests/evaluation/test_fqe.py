@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from benchmarl_ssd.data import DatasetWriter, OfflineDataset
 from benchmarl_ssd.data.examples import write_example
+from benchmarl_ssd.evaluation import transitions
 from benchmarl_ssd.evaluation.fqe import FqeOptions, fit_fqe, student_quantile
 from benchmarl_ssd.evaluation.off_policy import action_distance, estimate, policy_actions
 from benchmarl_ssd.evaluation.transitions import TeamTransitions
@@ -250,6 +251,19 @@ class TestFit:
     def test_options_out_of_range(self, wrong):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             FqeOptions(**wrong)
+
+
+def test_features_are_standardised_by_all_steps(tmp_path, monkeypatch):
+    """Every third row of a team that walks 0, 1, 2 would be of state 0 only."""
+    walk = [(0, 1, 1, False, False), (1, 1, 2, False, False), (2, 1, 0, False, True)]
+    bounds = {"agents": {"low": -torch.ones(2, 1), "high": torch.ones(2, 1)}}
+    path = tmp_path / "data"
+    with DatasetWriter(path, groups={"agents": ["a", "b"]}, action_bounds=bounds) as writer:
+        writer.extend(_transitions(walk * 600))
+    monkeypatch.setattr(transitions, "_STATISTICS_ROWS", 600)
+    features = TeamTransitions(OfflineDataset(path)).features(torch.arange(1800))
+    torch.testing.assert_close(features.mean(0), torch.zeros(6), atol=0.15, rtol=0)
+    torch.testing.assert_close(features.std(0), torch.ones(6), atol=0.1, rtol=0)
 
 
 class TestPolicyActions:

@@ -62,7 +62,7 @@ class MadiffLoss(ActorLoss):
 
     * Layers of each agent over whole windows with attention between agents (some 10^5 to 10^6
       parameters) stand for the original's temporal U-Nets with attention at every scale; the
-      horizon is 8 instead of its 24 on particle tasks. On others the original plans 4 to 10 steps
+      horizon is 4 instead of its 24 on particle tasks. On others the original plans 4 to 10 steps
       after a history of some 20 observations; here there is no history.
     * The velocity is predicted, around a regression, and not the noise; the noise is that of the
       continuous VP-SDE, and five steps of DDIM draw a plan instead of 200 of DDPM or 15 of DDIM.

@@ -18,6 +18,7 @@ import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarl.experiment import Experiment, ExperimentConfig
@@ -88,13 +89,25 @@ SMALL_CRITIC, SMALL_CRITICS = [64, 64], (*PUBLISHED, "maicq", "omiga")
 ACTOR = {"num_cells": [128, 128], "layer_class": torch.nn.Linear, "activation_class": torch.nn.ReLU}
 
 
-def run(task_name: str, quality: str, method: str, seed: int) -> dict:
-    """Train one cell and return its summary."""
+def prepare(
+    task_name: str, quality: str, method: str, seed: int, folder: str, **more: Any
+) -> tuple[Experiment, dict[str, Any]]:
+    """Return the experiment of a cell, and its settings that are not the defaults.
+
+    Args:
+        task_name: one of ``TASKS``.
+        quality: one of ``QUALITIES``.
+        method: one of ``METHODS``.
+        seed: of the experiment.
+        folder: where it writes.
+        **more: further options of the algorithm.
+    """
     name, changes = METHODS[method]
     algorithm = algorithm_config_registry[name].get_from_yaml()
     algorithm.dataset = str(build(f"mpe/{task_name}/{quality}", progress=False))
     published = PUBLISHED.get(method, {}).get(task_name, {}).get(quality, {})
-    for option, value in {**published, **changes}.items():
+    settings = {**published, **changes, **more}
+    for option, value in settings.items():
         setattr(algorithm, option, value)
     critic = MlpConfig.get_from_yaml()
     if method in SMALL_CRITICS:
@@ -103,22 +116,28 @@ def run(task_name: str, quality: str, method: str, seed: int) -> dict:
     config.gamma = GAMMA
     config.share_policy_params = method == "shared"
     config.loggers, config.create_json, config.checkpoint_at_end = [], False, False
+    config.save_folder = folder
+    experiment = Experiment(
+        MpeTask[task_name.upper()].get_from_yaml(),
+        algorithm,
+        MlpConfig(**ACTOR),
+        seed,
+        config,
+        critic_model_config=critic,
+    )
+    return experiment, {**settings, "critic": list(critic.num_cells)}
+
+
+def run(task_name: str, quality: str, method: str, seed: int) -> dict:
+    """Train one cell and return its summary."""
     with tempfile.TemporaryDirectory() as folder:
-        config.save_folder = folder
-        experiment = Experiment(
-            MpeTask[task_name.upper()].get_from_yaml(),
-            algorithm,
-            MlpConfig(**ACTOR),
-            seed,
-            config,
-            critic_model_config=critic,
-        )
+        experiment, settings = prepare(task_name, quality, method, seed, folder)
         experiment.run()
         summary = json.loads((experiment.folder_name / "summary.json").read_text())
-    summary["settings"] = {**published, **changes, "critic": list(critic.num_cells)}
+    summary["settings"] = settings
     if quality == "mixed":
         summary["agreement"] = agreement(experiment)
-    if name == "ssd":
+    if METHODS[method][0] == "ssd":
         loss = experiment.losses["agents"]
         summary["information"] = loss.information.item()
         summary["beta"] = loss.temperature

@@ -58,9 +58,8 @@ class Columns:
         count = len(next(iter(rows.values())))
         keys = torch.randint(-(2**63), 2**63 - 1, (count, 1, 1), generator=self._random) | 1
         for name, per_agent in self._agents.items():
-            values = rows[name].flatten(2) if per_agent else rows[name].reshape(count, 1, -1)
-            if values.ndim == 2:
-                values = values.unsqueeze(-1)
+            # [t, n, entries], also of one entry per agent, as choices are
+            values = rows[name].reshape(count, rows[name].shape[1] if per_agent else 1, -1)
             if name not in self._columns:
                 shape = values.shape[1:]
                 self._columns[name] = _Column(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -77,9 +78,9 @@ class Continuity:
         start = row - len(self._last.get("next/done", ()))
         for name in self.names:
             now, after = self._joined(name, rows), self._joined(f"next/{name}", rows)
-            same = _same(after[:-1], now[1:]).flatten(1).all(1)
+            same = _rows(_same(after[:-1], now[1:]))
             found[name] = (~same & ~done).nonzero().flatten() + start
-            moved = ~_same(after[:-1], now[:-1]).flatten(1).all(1)
+            moved = ~_rows(_same(after[:-1], now[:-1]))
             self._resets[name] += int((same & moved & done).sum())
         self._ends += int(done.sum())
         self._last = {n: v[-1:].clone() for n, v in rows.items()}
@@ -109,6 +110,11 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         a, b = a.float(), b.float()
     equal = torch.isclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE)
     return equal | ~(a.isfinite() & b.isfinite())  # what is not finite has a finding of its own
+
+
+def _rows(entries: torch.Tensor) -> torch.Tensor:
+    """Whether all entries of a row are true, ``[t]`` of ``[t, ...]``."""
+    return entries.reshape(len(entries), math.prod(entries.shape[1:])).all(1)
 
 
 class EpisodeEnds:

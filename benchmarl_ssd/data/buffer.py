@@ -122,7 +122,8 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
         windows = data.reshape(-1, self.sequence_length)
         is_init = torch.zeros(*windows.shape, 1, dtype=torch.bool, device=windows.device)
         is_init[:, 0] = True
-        return windows.set("is_init", is_init)
+        # A recurrent network that reads the next steps starts anew where its window does.
+        return windows.set("is_init", is_init).set(("next", "is_init"), is_init)
 
     def add(self, data: TensorDictBase) -> torch.Tensor:
         """Ignore what was collected.

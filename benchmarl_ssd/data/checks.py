@@ -235,6 +235,8 @@ def wrong_actions(actions: torch.Tensor, low: torch.Tensor, high: torch.Tensor) 
 
 
 def _outside(actions: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    if actions.dtype == torch.bool:  # one-hot
+        actions, low, high = actions.int(), low.int(), high.int()
     return (actions < low - BOUND_TOLERANCE) | (actions > high + BOUND_TOLERANCE)
 
 

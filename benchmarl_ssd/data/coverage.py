@@ -28,6 +28,7 @@ from benchmarl_ssd.data.checks import observation_names
 from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.metadata import DatasetMetadata
 from benchmarl_ssd.data.reading import read_rows
+from benchmarl_ssd.data.statistics import sample_rows
 
 CELLS = 10
 """Cells along each axis."""
@@ -40,7 +41,7 @@ _INNER = (0.005, 0.995)
 
 
 def sample_observations(path: Path, metadata: DatasetMetadata) -> torch.Tensor:
-    """Read what all agents observe at evenly spaced transitions.
+    """Read what all agents observe at transitions all over the dataset.
 
     Args:
         path: the dataset's folder.
@@ -61,7 +62,7 @@ def sample_observations(path: Path, metadata: DatasetMetadata) -> torch.Tensor:
     width = sum(info.bytes // info.torch_dtype.itemsize for info in tensors.values())
     width //= metadata.transitions
     count = min(metadata.transitions, _POINTS, max(100, _POINT_BYTES // (4 * width)))
-    chosen = torch.linspace(0, metadata.transitions - 1, count, dtype=torch.float64).long()
+    chosen = sample_rows(metadata.transitions, count)
     spans = ((row, row + 1) for row in chosen.tolist())
     project = None
     if width > _WIDEST:

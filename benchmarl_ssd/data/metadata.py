@@ -12,7 +12,7 @@ import torch
 
 from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.layout import METADATA_FILE, FileInfo, TensorInfo
-from benchmarl_ssd.data.schema import parse
+from benchmarl_ssd.data.schema import MEND, parse, parse_about
 
 FORMAT = "benchmarl-ssd dataset"
 FORMAT_VERSION = 1
@@ -195,7 +195,33 @@ class DatasetMetadata:
         )
 
 
+def check_about(about: dict[str, Any]) -> None:
+    """Check what a recorder says of a dataset, and make Python's numbers of numpy's and torch's.
+
+    Args:
+        about: ``id``, ``task``, ``references`` and ``source``; changed in place.
+
+    Raises:
+        DatasetError: naming what could not be written, or not be read again.
+    """
+    about |= {name: _sorted(about[name]) for name in ("task", "references")}
+    try:
+        parse_about(about)
+    except DatasetError as error:
+        raise DatasetError(str(error).replace(MEND, "correct what is given")) from None
+    for name, value in about.items():  # the source may still grow
+        try:
+            json.dumps(_sorted(value), allow_nan=False)
+        except ValueError:
+            raise DatasetError(
+                f"expected finite numbers in {name}, as JSON knows no others, found {value!r}; "
+                "write them as text"
+            ) from None
+
+
 def _sorted(value: Any) -> Any:
+    if hasattr(value, "item") and hasattr(value, "shape"):  # of numpy or torch
+        value = value.item() if not value.shape else value.tolist()
     if isinstance(value, dict):
         return {str(key): _sorted(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, list | tuple):

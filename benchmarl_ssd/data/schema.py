@@ -16,6 +16,8 @@ from benchmarl_ssd.data.layout import (
 )
 
 _NUMBER = (int, float)
+MEND = "restore the file or record the dataset again"
+"""What to do about a file with a wrong entry, as errors say it."""
 
 
 def parse(raw: dict[str, Any]) -> dict[str, Any]:
@@ -39,14 +41,6 @@ def parse(raw: dict[str, Any]) -> dict[str, Any]:
     for group in groups:
         for side in ("low", "high"):
             _get(_get(bounds, group, dict, "action_bounds."), side, list, f"action_bounds.{group}.")
-    task = _get(raw, "task", (dict, type(None)))
-    if task is not None:
-        for name, kind in (("environment", str), ("name", str), ("config", dict)):
-            _get(task, name, kind, "task.")
-    references = _get(raw, "references", (dict, type(None)))
-    for name, value in (references or {}).items():
-        if value is not None and (not isinstance(value, _NUMBER) or not math.isfinite(value)):
-            raise _wrong(f"references.{name}", "a finite number or null", value)
     return dict(
         groups=groups,
         tensors={name: _parse_tensor(name, _get(tensors, name, dict)) for name in tensors},
@@ -55,12 +49,31 @@ def parse(raw: dict[str, Any]) -> dict[str, Any]:
         counts=_numbers(raw, "counts", ("transitions", "episodes", "terminated", "truncated"), int),
         episode_return=_numbers(raw, "episode_return", ("mean", "std", "min", "max", "median")),
         episode_length=_numbers(raw, "episode_length", ("mean", "min", "max")),
-        id=_get(raw, "id", (str, type(None))),
-        task=task,
-        references=references,
-        source=_get(raw, "source", dict),
+        **parse_about(raw),
         checksum=_get(raw, "checksum", str),
     )
+
+
+def parse_about(raw: dict[str, Any]) -> dict[str, Any]:
+    """Check the entries that a recorder chooses: ``id``, ``task``, ``references``, ``source``.
+
+    Args:
+        raw: them, and perhaps others.
+
+    Raises:
+        DatasetError: if an entry is missing or of the wrong type.
+    """
+    task = _get(raw, "task", (dict, type(None)))
+    if task is not None:
+        for name, kind in (("environment", str), ("name", str), ("config", dict)):
+            _get(task, name, kind, "task.")
+    references = _get(raw, "references", (dict, type(None)))
+    for name, value in (references or {}).items():
+        number = isinstance(value, _NUMBER) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
+            raise _wrong(f"references.{name}", "a finite number or null", value)
+    id, source = _get(raw, "id", (str, type(None))), _get(raw, "source", dict)
+    return {"id": id, "task": task, "references": references, "source": source}
 
 
 def _parse_file(where: str, raw: dict[str, Any]) -> FileInfo:
@@ -111,7 +124,7 @@ def _wrong(where: str, expected: str, found: Any) -> DatasetError:
     return DatasetError(
         f"expected {expected} at {where} in {METADATA_FILE}, "
         f"found {text if len(text) < 80 else text[:77] + '...'}; "
-        "restore the file or record the dataset again"
+        f"{MEND}"
     )
 
 

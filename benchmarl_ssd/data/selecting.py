@@ -82,7 +82,8 @@ class Selection:
 
         Args:
             episodes: the dataset's episodes, E of them.
-            among: bool ``[E]``, those that can be chosen at all; None takes all.
+            among: bool ``[E]``, those that can be chosen at all; None takes all. Shares of the
+                returns are of these, and of the ``ids`` among them.
 
         Returns:
             bool ``[E]``, at least one of them True.
@@ -95,7 +96,8 @@ class Selection:
             kept &= self._by_number(len(episodes))
         if self.quantiles is not None or self.top is not None:
             low, high = self.quantiles or (1 - (self.top or 0), 1.0)
-            kept &= between_quantiles(episodes.returns, low, high)
+            rows = kept.nonzero().flatten()
+            kept[rows] = between_quantiles(episodes.returns[rows], low, high)
         if not kept.any():
             raise DatasetError(
                 f"expected at least one episode of {len(episodes)} to be selected, found none; "

@@ -17,7 +17,7 @@ from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.files import AtomicFolder, TensorFile
 from benchmarl_ssd.data.findings import raise_first
 from benchmarl_ssd.data.layout import METADATA_FILE, index_files, key_name, tensor_file
-from benchmarl_ssd.data.metadata import DatasetMetadata
+from benchmarl_ssd.data.metadata import DatasetMetadata, check_about
 from benchmarl_ssd.data.statistics import EpisodeStatistics, team_reward
 
 _RESERVED = ("next", "episode", "state", "done", "terminated", "truncated")
@@ -122,6 +122,7 @@ class DatasetWriter:
             "references": dict(references) if references else None,
             "source": {**(source or {}), "versions": versions()},
         }
+        check_about(self._about)  # not only at the end, when all would be lost
         self._files: dict[str, TensorFile] = {}
         self._limits: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._statistics = EpisodeStatistics()
@@ -179,12 +180,14 @@ class DatasetWriter:
         return self._counts["episodes"]
 
     def close(self) -> DatasetMetadata:
-        """Finish the dataset and give it its name.
+        """Finish the dataset and give it its name; again, only tells what it says about itself.
 
         Raises:
             DatasetError: if there are no transitions, ``path`` has appeared meanwhile, or the disk
                 is full; nothing is left then.
         """
+        if self._finished and self.metadata is not None:
+            return self.metadata
         try:
             if not self.transitions or self._finished:
                 raise DatasetError(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensordict import TensorDict
+from torch.nn.functional import one_hot
 
 from benchmarl_ssd.data import DatasetError, DatasetWriter, validate
 from benchmarl_ssd.data.auditing import audit
@@ -315,3 +317,39 @@ def test_an_audit_changes_nothing(folder):
     audit(folder)
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before
     assert len(list(folder.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("state", [(5,), (5, 1)])
+@pytest.mark.parametrize("kind", ["choices", "one-hot numbers", "one-hot flags"])
+def test_discrete_actions_and_narrow_entries_are_audited(kind, state, tmp_path):
+    choice = torch.tensor([[0, 2], [1, 1], [2, 0], [0, 1], [1, 2]])
+    action = choice if kind == "choices" else one_hot(choice, 3)
+    action = action.bool() if kind == "one-hot flags" else action
+    high = torch.full(action.shape[1:], 2 if kind == "choices" else 1)
+    now, after = torch.randn(6, 2), torch.randn(6, *state[1:])
+    data = TensorDict(
+        {
+            "agents": {"observation": now[:5], "action": action},
+            "state": after[:5],
+            "next": {
+                "agents": {"observation": now[1:], "reward": torch.randn(5, 2, 1)},
+                "state": after[1:],
+                "terminated": torch.zeros(5, 1, dtype=torch.bool),
+                "truncated": (torch.arange(5) == 4).unsqueeze(1),
+            },
+        },
+        [5],
+    )
+    bounds = {"agents": {"low": torch.zeros_like(high), "high": high}}
+    path = tmp_path / "data"
+    with DatasetWriter(path, groups={"agents": ["a", "b"]}, action_bounds=bounds) as writer:
+        writer.extend(data)
+    assert kinds(audit(path)) == []
+    assert subset(path, tmp_path / "sound", sound=True).episodes == 1
+    if kind == "choices":  # a constant choice is told of, by agent
+        data["agents", "action"][:, 1] = 1
+        with DatasetWriter(
+            tmp_path / "same", groups={"agents": ["a", "b"]}, action_bounds=bounds
+        ) as writer:
+            writer.extend(data)
+        assert [f.check for f in audit(tmp_path / "same").findings] == ["constant"]

@@ -4,12 +4,19 @@ import hashlib
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarl_ssd.data import DatasetError, DatasetWriter, OfflineDataset, validate
+from benchmarl_ssd.data import (
+    DatasetError,
+    DatasetMetadata,
+    DatasetWriter,
+    OfflineDataset,
+    validate,
+)
 from benchmarl_ssd.data.auditing import audit
 from benchmarl_ssd.data.editing import Selection, merge, split, subset
 from benchmarl_ssd.data.examples import example_episodes, write_example
@@ -375,3 +382,26 @@ def test_equal_calls_write_equal_bytes(tmp_path):
         for name in ("a", "b")
     ]
     assert sums[0] == sums[1]
+
+
+def test_the_best_are_chosen_among_sound_episodes(tmp_path):
+    """An episode with a return that is no number is neither the best nor counted."""
+    path = write(tmp_path / "data", lengths=(2,) * 10)
+    metadata = DatasetMetadata.read(path)
+    info = metadata.tensors["next/agents/reward"]
+    rewards = np.memmap(path / info.file, dtype=np.float32, mode="r+", shape=info.shape)
+    rewards[4:6] = np.nan
+    rewards.flush()
+    sound = returns_by_hand(path)
+    best = int(sound.nan_to_num(-torch.inf).argmax())
+    found = subset(path, tmp_path / "best", Selection(top=0.1), sound=True)
+    assert found.episodes == 1
+    assert found.episode_return["mean"] == pytest.approx(sound[best].item())
+    third = subset(path, tmp_path / "third", Selection(top=1 / 3), sound=True)
+    assert third.episodes == 3  # of nine
+
+
+def returns_by_hand(path):
+    info = DatasetMetadata.read(path).tensors["next/agents/reward"]
+    rewards = np.fromfile(path / info.file, dtype=np.float32).reshape(info.shape)
+    return torch.from_numpy(rewards.astype(np.float64)).mean((1, 2)).reshape(10, 2).sum(1)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -15,6 +16,7 @@ from tensordict import TensorDict
 from benchmarl_ssd.data import DatasetError, DatasetMetadata, DatasetWriter, OfflineDataset
 from benchmarl_ssd.data.examples import example_episodes
 
+INF = float("inf")
 GROUPS = {"agents": ["agent_0", "agent_1"]}
 BOUNDS = {"agents": {"low": -torch.ones(2, 1), "high": torch.ones(2, 1)}}
 
@@ -267,3 +269,43 @@ def test_folders_have_the_usual_permissions(tmp_path):
     (tmp_path / "plain").mkdir()
     modes = {os.stat(tmp_path / name).st_mode for name in ("data", "plain")}  # noqa: PTH116
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"references": {"random": float("nan")}}, r"finite number or null at references.random"),
+        ({"references": {"random": "low"}}, r"finite number or null at references.random"),
+        ({"task": {"environment": "toy", "name": "left"}}, r"an entry at task.config"),
+        (
+            {"task": {"environment": "t", "name": "l", "config": {"c": float("inf")}}},
+            "finite.*task",
+        ),
+        ({"source": {"noise": INF}}, "finite numbers in source"),
+        ({"id": 3}, "str or NoneType at id"),
+    ],
+)
+def test_what_could_not_be_written_or_read_is_refused_at_the_start(about, told, tmp_path):
+    with pytest.raises(DatasetError, match=told) as error:
+        new_writer(tmp_path / "data", **about)
+    assert "restore the file" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    references = {"random": np.float32(0.5), "expert": torch.tensor(2.0), "other": None}
+    config = {"steps": np.int64(3), "places": np.array([1.0, 2.0])}
+    task = {"environment": "toy", "name": "left", "config": config}
+    with new_writer(tmp_path / "data", references=references, task=task) as writer:
+        writer.extend(example_episodes())
+    metadata = OfflineDataset(tmp_path / "data").metadata
+    assert metadata.references == {"random": 0.5, "expert": 2.0, "other": None}
+    assert metadata.task["config"] == {"steps": 3, "places": [1.0, 2.0]}
+
+
+def test_closing_again_changes_nothing(tmp_path):
+    with new_writer(tmp_path / "data") as writer:
+        writer.extend(example_episodes())
+        metadata = writer.close()
+    assert writer.close() is metadata
+    assert OfflineDataset(tmp_path / "data").metadata == metadata

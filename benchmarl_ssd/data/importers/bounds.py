@@ -44,7 +44,8 @@ def find_bounds(table: Table, given: ImportBounds | None) -> ImportBounds:
         Bounds of the shape of one step's actions, ``[n, action]`` or ``[n]``.
 
     Raises:
-        DatasetError: if the given ones do not fit.
+        DatasetError: if the given ones do not fit, or whole-numbered actions of several entries
+            are not one-hot.
 
     Example:
         >>> from benchmarl_ssd.data.importers.columns import Values
@@ -97,10 +98,18 @@ def _choices(table: Table) -> ImportBounds:
     if mask is not None and len(mask.shape) == 3:
         return ImportBounds(0, mask.shape[2] - 1, f"{mask.shape[2]} choices of the action mask")
     column = table.columns["action"]
+    one_hot = column.shape[2:] not in ((), (1,))
     highest = 0
     for start in range(0, table.length, _PIECE):
         values = column.read(start, min(start + _PIECE, table.length))
         highest = max(highest, int(values.max()))
+        if one_hot and (values.min() < 0 or highest > 1 or (values.sum(axis=-1) != 1).any()):
+            raise DatasetError(
+                "expected whole-numbered actions [t, n], one choice of each agent, or one-hot ones "
+                f"[t, n, choices], found others of shape {[table.length, *column.shape[1:]]} in "
+                f"{column.name}; store one number per agent that counts their combinations, or "
+                "floating point if they are quantities"
+            )
     return ImportBounds(0, highest, f"0 to {highest}, the largest in the data")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ FILES = {
 """Name of each quantity's files, before the agent's number."""
 
 _NEEDED = ("observation", "action", "reward", "terminated")
-LENGTHS = {"mpe": 25, "simple_": 25, "halfcheetah": 1000}
-"""Time limits of OMAR's tasks, by how a folder's or the task's name begins."""
+LENGTHS = {"mpe": 25, "simple_*": 25, "*halfcheetah*": 1000}
+"""Time limits of OMAR's tasks, by what a folder or the task is called."""
 
 
 @contextmanager
@@ -122,8 +123,14 @@ def _seed_folder(source: Path, whose: str) -> Path:
 
 
 def _known_limit(folder: Path, task: str | None) -> int | None:
-    names = [name.lower() for name in ((task or "").split("/") + list(folder.resolve().parts))]
-    known = (LENGTHS[key] for name in names for key in LENGTHS if name.startswith(key))
+    # The task says most, then the folders from the innermost on.
+    names = [*(task or "").split("/"), *reversed(folder.resolve().parts)]
+    known = (
+        limit
+        for name in names
+        for pattern, limit in LENGTHS.items()
+        if fnmatchcase(name.lower(), pattern)
+    )
     return next(known, None)
 
 

@@ -82,7 +82,7 @@ def converted(table: Table, rows: Rows, row: int, padding: Padding) -> Rows:
 
     Floating point becomes float32, whole-numbered actions int64, masks and flags bool, rewards
     ``[t, n, 1]``, flags and episodes ``[t]``. A step is over for the team when it is for all of
-    its agents.
+    its agents, by itself or by time, and terminated if it is for one of them.
 
     Args:
         table: the source.
@@ -98,8 +98,7 @@ def converted(table: Table, rows: Rows, row: int, padding: Padding) -> Rows:
     for name, values in rows.items():
         column = table.columns[name].name
         if name in ("terminated", "truncated"):
-            flags = _flags(column, values, row)
-            result[name] = np.asarray(flags.reshape(len(values), -1).all(axis=1))
+            result[name] = _flags(column, values, row).reshape(len(values), -1)
         elif name.endswith("action_mask"):
             result[name] = _flags(column, values, row)
         elif name == "episode":
@@ -119,7 +118,17 @@ def converted(table: Table, rows: Rows, row: int, padding: Padding) -> Rows:
             elif name == "action" and values.ndim == 2:
                 values = values[..., None]
             result[name] = values
+    _join_agents(result)
     return result
+
+
+def _join_agents(rows: Rows) -> None:
+    """Make the team's flags ``[t]`` of its agents', ``[t, n]`` or ``[t, 1]``."""
+    flags = {name: rows[name] for name in ("terminated", "truncated") if name in rows}
+    if flags:
+        marks = np.broadcast_arrays(*flags.values())
+        over = np.logical_or.reduce(marks).all(axis=1)
+        rows |= {name: over & values.any(axis=1) for name, values in flags.items()}
 
 
 def _check_finite(column: str, values: np.ndarray, row: int) -> None:

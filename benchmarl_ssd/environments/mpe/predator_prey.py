@@ -145,7 +145,7 @@ class Pursuit(Scenario):
         distance = self.distances_to_prey(state)
         touches = (distance < self.reach).sum(0)
         shared = self.touch_reward * touches - DISTANCE_WEIGHT * distance.sum(0)
-        return shared.unsqueeze(-1).expand(-1, PREDATORS)
+        return shared.unsqueeze(-1).repeat(1, PREDATORS)
 
     def prey_rewards(self, state: State) -> Tensor:
         r"""Reward that the prey is trained on, ``[worlds]``.

@@ -77,21 +77,30 @@ def load_prey(
     file = ASSETS / f"{task}_prey.safetensors" if path is None else Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"no prey policy at {file}: check task.prey_policy")
-    if file.suffix == ".safetensors":
-        parameters: Mapping[str, Tensor] = load_file(file)
-    else:
-        # weights_only: a stranger's file must not be able to run code
-        parameters = _prey_of_checkpoint(torch.load(file, "cpu", weights_only=True), file)
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            # weights_only: a stranger's file must not be able to run code
+            content = torch.load(file, "cpu", weights_only=True)
+    except Exception as error:  # each of many kinds, by what the file holds instead
+        raise ValueError(
+            f"{file} is not a prey policy: expected safetensors or a checkpoint of torch's that "
+            f"holds numbers only, found what cannot be read as that ({error})"
+        ) from error
+    parameters: Mapping[str, Tensor] = (
+        content if file.suffix == ".safetensors" else _prey_of_checkpoint(content, file)
+    )
     try:
         hidden, observation_size = parameters["fc1.weight"].shape
         # without initial values, whose drawing would disturb the caller's random numbers
         with torch.device("meta"):
             policy = PreyPolicy(observation_size, hidden)
         policy.load_state_dict(dict(parameters), assign=True)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{file} is not a prey policy: expected the parameters of a batch norm 'in_fn' and of "
-            f"the layers {', '.join(LAYERS)}, found {sorted(parameters)}"
+            f"the layers {', '.join(LAYERS)}, found {sorted(map(str, parameters))}"
         ) from error
     return policy.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
@@ -109,4 +118,11 @@ def _prey_of_checkpoint(checkpoint: Any, file: Path) -> Mapping[str, Tensor]:
                 else "no dictionary"
             )
         )
-    return agents[PREDATORS]["policy"]
+    prey = agents[PREDATORS]
+    policy = prey.get("policy") if isinstance(prey, dict) else None
+    if not isinstance(policy, dict):
+        raise ValueError(
+            f"{file} is not a pretrained prey: expected its 'policy', a dictionary of parameters, "
+            f"found {type(policy).__name__}"
+        )
+    return policy

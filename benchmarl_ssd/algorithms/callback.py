@@ -84,7 +84,7 @@ class OfflineCallback(Callback):
         """Move the learning rates along their schedule."""
         self.steps[group] += 1
         for name, optimizer in self.experiment.optimizers[group].items():
-            factor = self.algorithm.lr_factor(name, self.steps[group])
+            factor = self.algorithm.lr_factor(group, name, self.steps[group])
             for part, base in zip(optimizer.param_groups, self._base_lr[group][name], strict=True):
                 part["lr"] = base * factor
 
@@ -193,6 +193,12 @@ class OfflineCallback(Callback):
                 group: {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
                 for group, optimizers in self.experiment.optimizers.items()
             },
+            # Hard updates of the targets count the steps between two of them.
+            "target_counters": {
+                group: updater.counter
+                for group, updater in self.experiment.target_updaters.items()
+                if hasattr(updater, "counter")
+            },
             "rng": self._pending_rng or _rng_state(),
         }
 
@@ -208,6 +214,8 @@ class OfflineCallback(Callback):
         for group, optimizers in self.experiment.optimizers.items():
             for name, optimizer in optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][group][name])
+        for group, counter in saved.get("target_counters", {}).items():
+            self.experiment.target_updaters[group].counter = counter
         # `Experiment.run` seeds anew after loading; the states are set once it has.
         self._pending_rng = saved["rng"]
 

@@ -207,8 +207,8 @@ class OfflineAlgorithm(NetworkBuilder):
         """Share of its stage, in [0, 1), before a loss's learning rate begins to fall."""
         return 0.0
 
-    def lr_factor(self, loss_name: str, step: int) -> float:
-        """Share of its full learning rate that a loss has after ``step`` optimiser steps."""
+    def lr_factor(self, group: str, loss_name: str, step: int) -> float:
+        """Share of its full learning rate that a group's loss has after ``step`` steps."""
         if self.dataset is None or self.lr_schedule == "constant":
             return 1.0
         first, last = self.stage(loss_name)

@@ -30,11 +30,11 @@ class SamplePolicy(TensorDictModuleBase):
         self.out_keys = [loss.tensor_keys.action for loss in losses.values()]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write every group's actions."""
+        """Write every group's actions, wherever the environment and the models are."""
         for loss in self.losses.values():
-            tensordict.set(
-                loss.tensor_keys.action, loss.action_scaler.unscale(draw(loss, tensordict))
-            )
+            device = next(iter(loss.score_network_params.values(True, True))).device
+            action = loss.action_scaler.unscale(draw(loss, tensordict.to(device)))
+            tensordict.set(loss.tensor_keys.action, action.to(tensordict.device))
         return tensordict
 
 
@@ -50,7 +50,7 @@ def sample_quality(loss: SsdLoss, tensordict: TensorDictBase) -> dict[str, float
 
     Args:
         loss (SsdLoss): holds the behaviour models.
-        tensordict (TensorDictBase): logged transitions, ``[B]``.
+        tensordict (TensorDictBase): logged transitions, ``[*B]``.
 
     Returns:
         dict: ``sample_energy``, the energy score of the draws (lower is better; see
@@ -58,6 +58,7 @@ def sample_quality(loss: SsdLoss, tensordict: TensorDictBase) -> dict[str, float
         same after the agents' actions were taken from different draws. Where the second is
         clearly higher, the models know which of the agents' actions belong together.
     """
+    tensordict = tensordict.reshape(-1)  # windows too are compared step by step
     logged = loss.action_scaler.scale(tensordict.get(loss.tensor_keys.action))
     draws = torch.stack([draw(loss, tensordict) for _ in range(4)])
     first, second, third, fourth = draws

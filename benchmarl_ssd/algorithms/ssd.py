@@ -127,6 +127,16 @@ class Ssd(OfflineAlgorithm):
         for name, share in (("score_share", score_share), ("critic_share", critic_share)):
             if not 0 < share <= 1:
                 raise ValueError(f"expected {name} in (0, 1], found {share}")
+        for name, rate in (
+            ("score_lr", score_lr),
+            ("critic_lr", critic_lr),
+            ("actor_lr", actor_lr),
+            ("clone_lr", clone_lr),
+        ):
+            # The clone's rate is a share of the actors', which therefore cannot be zero.
+            if rate is not None and (rate < 0 or (rate == 0 and name == "actor_lr")):
+                least = "above 0" if name == "actor_lr" else "of at least 0"
+                raise ValueError(f"expected {name} {least}, or null, found {rate}")
         self.score_share, self.critic_share = score_share, critic_share
         if n_conventions < 1:
             raise ValueError(f"expected n_conventions of at least 1, found {n_conventions}")
@@ -207,9 +217,9 @@ class Ssd(OfflineAlgorithm):
         """With a critic that follows, rates are full for most of stage 2, as its targets move."""
         return _HOLD if self.following and loss_name in ("loss_qvalue", "loss_actor") else 0.0
 
-    def lr_factor(self, loss_name: str, step: int) -> float:
+    def lr_factor(self, group: str, loss_name: str, step: int) -> float:
         """Share of the full rate; of actors that clone first, at least that of the clone."""
-        factor = super().lr_factor(loss_name, step)
+        factor = super().lr_factor(group, loss_name, step)
         clones = loss_name == "loss_actor" and self.loss_options["warm_start"]
         if not clones or self.pretrain_steps is None:
             return factor
@@ -218,12 +228,10 @@ class Ssd(OfflineAlgorithm):
         fading = 0.5 * (1 + math.cos(math.pi * step / total))
         if self.lr_schedule == "constant":
             fading = 1.0 if step < self.pretrain_steps else 0.0
-        clone, actor = (
-            self.learning_rates[part] or self.experiment_config.lr for part in ("clone", "actor")
-        )
-        losses = self.experiment.losses.values()
+        rates = (self.learning_rates[part] for part in ("clone", "actor"))
+        clone, actor = (self.experiment_config.lr if rate is None else rate for rate in rates)
         # Where actions tell nothing there is nothing to clone but their noise.
-        known = min(loss.information.nan_to_num(0.0).item() for loss in losses)
+        known = self.experiment.losses[group].information.nan_to_num(0.0).item()
         cloning = clone / actor * min(1.0, known) * fading
         return cloning if step < self.pretrain_steps else max(cloning, factor)
 

@@ -49,7 +49,8 @@ class MixtureScore(NoisePredictor):
     ) -> None:
         super().__init__()
         n_modes = modes.shape[0]
-        weights = torch.full((n_modes,), 1 / n_modes) if weights is None else weights
+        if weights is None:
+            weights = torch.full((n_modes,), 1 / n_modes, device=modes.device)
         self.noise = noise
         self.schedule = schedule or VPNoiseSchedule()
         self.register_buffer("modes", modes.reshape(n_modes, -1))  # [K, A]

@@ -11,6 +11,7 @@ from benchmarl_ssd.modules.stacked import StackedLinear, StackedMLP
 
 _N_TIME_FREQUENCIES = 4
 _MIN_SCALE = 0.01
+_FIRST_LOGIT = -3.0  # a scale of 0.8
 
 
 class PlanDenoiser(nn.Module):
@@ -122,12 +123,13 @@ class PlanRegression(nn.Module):
         sizes = [observation_dim + 2, width, width, horizon * observation_dim]
         self.layers = StackedMLP(n_agents, sizes, device=device)
         shape = (n_agents, horizon, observation_dim)
-        self.log_scale = nn.Parameter(torch.zeros(shape, device=device))
+        self.scale_logit = nn.Parameter(torch.full(shape, _FIRST_LOGIT, device=device))
 
     @property
     def scale(self) -> Tensor:
         """Deviation of what the mean leaves, ``[n, H, O]``, in [0.01, 1]."""
-        return self.log_scale.exp().clamp(_MIN_SCALE, 1.0)
+        # A clamp would hold for good whatever steps beyond it.
+        return (math.log(_MIN_SCALE) * torch.sigmoid(self.scale_logit)).exp()
 
     def forward(self, current: Tensor, condition: Tensor) -> Tensor:
         """Predict the mean.

@@ -38,6 +38,8 @@ def sample_around(centre: Tensor, scale: float, count: int) -> tuple[Tensor, Ten
     """
     low, high = (torch.special.ndtr((bound - centre) / scale) for bound in (-1.0, 1.0))
     share = torch.rand(count, *centre.shape, device=centre.device, dtype=centre.dtype)
+    # A share of exactly 0 would be taken for a sample at the bound, however far that is.
+    share = share.clamp_min(torch.finfo(share.dtype).eps / 2)
     sample = centre + scale * torch.special.ndtri(low + share * (high - low))
     sample = sample.clamp(-1, 1)  # what rounding leaves beyond the bounds, infinities too
     normal = math.log(2 / (scale * math.sqrt(2 * math.pi)))

@@ -37,7 +37,7 @@ class MacqlLoss(ConservativeMixin):
         qvalue_network (TensorDictModule): action-value of the team, writes
             ``state_action_value``, joint ``[*B, 1]`` or independent ``[*B, n, 1]``.
         action_scaler (ActionScaler, optional): maps the task's actions to [-1, 1].
-        alpha (float): weight of the penalty, at least 0, in units of the scaled value; 0 is MATD3.
+        alpha (float): weight of the penalty, at least 0, in units of the task's reward; 0 is MATD3.
         penalty_temperature (float): T, above 0; small looks at the highest sampled value alone.
         num_sampled_actions (int): actions from each proposal in each state, at least 1.
         proposals (sequence of str): where they come from, some of ``uniform``, ``policy``,

@@ -214,7 +214,8 @@ class SsdLoss(
         ):
             if found < least:
                 raise ValueError(f"expected {name} of at least {least}, found {found}")
-        self._set_up_temperature(beta, beta_warmup, downside)
+        device = next(iter(score_network.parameters())).device
+        self._set_up_temperature(beta, beta_warmup, downside, device)
         self.normalise_q, self.weighting = normalise_q, weighting
         self.critic, self.warm_start = critic, warm_start
         self.window = window or NoiseWindow()

@@ -29,14 +29,16 @@ class TemperatureMixin(OfflineLoss):
     extraction_steps: int
     information: Tensor
 
-    def _set_up_temperature(self, beta: float | None, beta_warmup: float, downside: float) -> None:
+    def _set_up_temperature(
+        self, beta: float | None, beta_warmup: float, downside: float, device: torch.device
+    ) -> None:
         if not 0 <= beta_warmup <= 1:
             raise ValueError(f"expected beta_warmup in [0, 1], found {beta_warmup}")
         for name, found in (("beta", beta or 0), ("downside", downside)):
             if found < 0:
                 raise ValueError(f"expected {name} of at least 0, found {found}")
         self.beta, self.beta_warmup, self.downside = beta, beta_warmup, downside
-        self.register_buffer("information", torch.tensor(float("nan")))
+        self.register_buffer("information", torch.tensor(float("nan"), device=device))
 
     def _inform(self, found: Tensor) -> None:
         """Take an estimate of the information into the running average."""

@@ -169,9 +169,14 @@ def test_same_seed_same_run(name, bandit, bandit_data, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_resumed_run_ends_where_the_uninterrupted_one_does(name, bandit, bandit_data, tmp_path):
-    every = {"checkpoint_interval": 1, "keep_checkpoints_num": None}
+@pytest.mark.parametrize(
+    ("name", "soft"), [*((name, True) for name in KINDS), ("matd3bc", False), ("ssd", False)]
+)
+def test_resumed_run_ends_where_the_uninterrupted_one_does(
+    name, soft, bandit, bandit_data, tmp_path
+):
+    every = {"checkpoint_interval": 1, "keep_checkpoints_num": None, "soft_target_update": soft}
+    every["hard_target_update_frequency"] = 3  # of 12 steps, 6 before the cut
     whole = make(name, bandit, tmp_path / "whole", bandit_data, experiment=every)
     whole.run()
     shutil.copytree(whole.folder_name, tmp_path / "cut" / whole.folder_name.name)
@@ -232,9 +237,8 @@ def test_benchmark_runs_several(bandit, two_apples, bandit_data, tmp_path):
     assert len(list(tmp_path.rglob("summary.json"))) == 2 * len(KINDS)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_path):
-    gru = GruConfig(
+def small_gru() -> GruConfig:
+    return GruConfig(
         hidden_size=8,
         n_layers=1,
         bias=True,
@@ -244,6 +248,26 @@ def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_pa
         mlp_layer_class=nn.Linear,
         mlp_activation_class=nn.ReLU,
     )
+
+
+@pytest.mark.parametrize("name", ["ssd", "maiql", "maicq", "matd3bc", "macql", "omiga"])
+def test_recurrent_critics_train_on_windows(name, two_apples, apples_data, tmp_path):
+    """They read the next steps, too, which have to say where windows begin."""
+    budget = {"max_n_iters": 2, "off_policy_train_batch_size": 50}
+    experiment = Experiment(
+        task=two_apples,
+        algorithm_config=algorithm_config(name, apples_data),
+        model_config=small_gru(),  # of actors, and as nothing else is said, of critics
+        seed=0,
+        config=offline_config(tmp_path, **budget),
+    )
+    experiment.run()
+    assert summary(experiment)["steps"] == 6
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_recurrent_actors_train_on_windows(name, two_apples, apples_data, tmp_path):
+    gru = small_gru()
     experiment = make(
         name,
         two_apples,
@@ -288,6 +312,8 @@ BAD_OPTIONS = {
     "loss_function": "l3",
     "lr_schedule": "linear",
     "final_evaluation_episodes": 0,
+    "actor_lr": 0.0,
+    "clone_lr": -1e-3,
 }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from runs import make, parameters, summary
 
+from benchmarl_ssd.algorithms.sample_quality import sample_quality
 from benchmarl_ssd.data.statistics import downside
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -104,7 +108,7 @@ def test_actors_go_on_at_the_rate_of_their_clones(schedule, bandit, bandit_data,
     found = {}
     for nats in (0.0, 0.5, 3.0):
         loss.information.fill_(nats)
-        found[nats] = [algorithm.lr_factor("loss_actor", step) for step in range(31)]
+        found[nats] = [algorithm.lr_factor("agents", "loss_actor", step) for step in range(31)]
     assert found[3.0][0] == pytest.approx(4.0)
     assert found[0.5][0] == pytest.approx(2.0)
     assert found[0.0][:12] == [0.0] * 12  # nothing to clone
@@ -119,10 +123,33 @@ def test_actors_go_on_at_the_rate_of_their_clones(schedule, bandit, bandit_data,
         "ssd", bandit, tmp_path / "cold", bandit_data, warm_start=False, **rates, experiment=budget
     )
     cold.losses["agents"].information.fill_(3.0)
-    extraction = [cold.algorithm.lr_factor("loss_actor", step) for step in range(12, 31)]
+    extraction = [cold.algorithm.lr_factor("agents", "loss_actor", step) for step in range(12, 31)]
     assert extraction == found[0.0][12:]
     experiment.close()
     cold.close()
+
+
+def test_every_group_is_cloned_as_its_own_actions_tell(bandit, bandit_data, tmp_path):
+    """One group of random actions does not keep the others from being cloned."""
+    experiment = make("ssd", bandit, tmp_path, bandit_data, experiment={"max_n_iters": 10})
+    algorithm, loss = experiment.algorithm, experiment.losses["agents"]
+    loss.information.fill_(3.0)
+    alone = algorithm.lr_factor("agents", "loss_actor", 0)
+    experiment.losses["others"] = SimpleNamespace(information=torch.tensor(0.0))
+    assert algorithm.lr_factor("agents", "loss_actor", 0) == alone > 0
+    assert algorithm.lr_factor("others", "loss_actor", 0) == 0
+    del experiment.losses["others"]
+    experiment.close()
+
+
+def test_windows_are_judged_step_by_step(bandit, bandit_data, tmp_path):
+    experiment = make("ssd", bandit, tmp_path, bandit_data)
+    loss, batch = experiment.losses["agents"], experiment.replay_buffers["agents"].sample()
+    torch.manual_seed(0)
+    rows = sample_quality(loss, batch)
+    torch.manual_seed(0)
+    assert sample_quality(loss, batch.reshape(4, 8)) == rows
+    experiment.close()
 
 
 def test_quality_of_samples_is_logged_until_the_extraction(bandit, bandit_data, tmp_path):

@@ -50,6 +50,12 @@ class TestScoreMatching(LossTests):
         return ScoreMatchingLoss(score, reduction=reduction)
 
 
+def test_what_is_measured_lies_where_the_score_network_does():
+    score = make_score().to("meta")
+    loss = SsdLoss(make_actor(), score, make_qvalue(), make_value())
+    assert loss.information.device.type == "meta"
+
+
 class TestScoreMatchingMarginal(TestScoreMatching):
     decomposition = "marginal"
 

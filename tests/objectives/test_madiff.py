@@ -157,7 +157,7 @@ def test_what_lies_beyond_the_end_costs_nothing():
     bias = params["denoiser", "to_plan", "bias"].grad.reshape(N, 4, OBS)
     assert (bias[:, :2] != 0).all()
     assert (bias[:, 2:] == 0).all()
-    for name in (("regression", "layers", "4", "bias"), ("regression", "log_scale")):
+    for name in (("regression", "layers", "4", "bias"), ("regression", "scale_logit")):
         regression = params[name].grad.reshape(N, 3, OBS)
         assert (regression[:, :1] != 0).all()
         assert (regression[:, 1:] == 0).all()
@@ -202,6 +202,15 @@ def fitted(paths, steps, seed=0, rank=None, **options):
         optimizer.step()
         schedule.step()
     return plan
+
+
+def test_scales_of_what_the_regression_leaves_are_all_fitted():
+    """None is held at its bound by a first step beyond it."""
+    plan = fitted(linear_paths(5_000, 2, torch.Generator().manual_seed(0)), 20)
+    scale = plan.regression.scale
+    assert ((scale > 0.01) & (scale < 1)).all()
+    scale.sum().backward()
+    assert (plan.regression.scale_logit.grad != 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -205,7 +205,7 @@ def plot_curves(content: dict[str, Any]) -> Figure | None:
     figure, axes = _panels(len(panels), (3.8, 3.0))
     from rliable import plot_utils
 
-    colours = _colours(_algorithms(content))
+    colours, styles = _colours(_algorithms(content)), _styles(_algorithms(content))
     for axis, dataset in zip(axes, panels, strict=True):
         for row in dataset["rows"]:
             curve = row["curve"]
@@ -226,6 +226,7 @@ def plot_curves(content: dict[str, Any]) -> Figure | None:
                 linewidth=1.5,
                 **_SMALL,
             )
+            axis.lines[-1].set_linestyle(styles[row["algorithm"]])
         if dataset["data"]:
             axis.axhline(
                 dataset["data"]["mean"]["return"],

@@ -51,6 +51,35 @@ class Group:
         return None if value is None else normalised(value, self.data.get("references"))
 
 
+# Options of BenchMARL's experiment that change no result, by how they begin.
+_NEUTRAL = (
+    "loggers",
+    "create_json",
+    "render",
+    "save_folder",
+    "project_name",
+    "wandb_extra_kwargs",
+    "checkpoint",
+    "keep_checkpoints_num",
+    "exclude_buffer_from_checkpoint",
+    "sampling_device",
+    "train_device",
+    "buffer_device",
+)
+
+
+def _options(summary: dict[str, Any], task: bool) -> list[str] | None:
+    """What a comparison or a script set, of the task or of the rest, where it is on record."""
+    if "comparison" not in summary and "settings" not in summary:
+        return None
+    given = [each.lstrip("+") for each in summary.get("comparison", {}).get("options", [])]
+    given += [f"{name}={value}" for name, value in summary.get("settings", {}).items()]
+    neutral = tuple(f"experiment.{name}" for name in _NEUTRAL)
+    last = {each.split("=", 1)[0]: each for each in given}  # of one key the last counts
+    kept = (each for key, each in last.items() if key.startswith("task.") == task)
+    return sorted(each for each in kept if not each.startswith(neutral))
+
+
 _Entry = Callable[[dict[str, Any]], Any]
 _SAME: dict[str, _Entry] = {
     "dataset checksum": lambda summary: (summary.get("dataset") or {}).get("checksum"),
@@ -62,6 +91,11 @@ _SAME: dict[str, _Entry] = {
     "FQE discount": lambda summary: summary["final"].get("fqe_gamma"),
     "FQE members": lambda summary: len(summary["final"].get("fqe_members", [])),
     "FQE horizon": lambda summary: summary["final"].get("fqe_horizon"),
+    "options of the task": lambda summary: _options(summary, task=True),
+}
+# What is the same in all runs of an algorithm.
+_SAME_ALGORITHM: dict[str, _Entry] = {
+    "options": lambda summary: _options(summary, task=False),
 }
 
 
@@ -89,17 +123,27 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 
 
 def _check_alike(group: Group) -> None:
-    runs = [run for each in group.runs.values() for run in each]
-    for what, entry in _SAME.items():
-        for run in runs[1:]:
-            first, other = entry(runs[0].summary), entry(run.summary)
+    _check_same(group.name, [run for each in group.runs.values() for run in each], _SAME)
+    for runs in group.runs.values():
+        _check_same(group.name, runs, _SAME_ALGORITHM)
+
+
+def _check_same(name: str, runs: Sequence[Result], entries: dict[str, _Entry]) -> None:
+    for what, entry in entries.items():
+        found = [(entry(run.summary), run) for run in runs]
+        if what.startswith("options"):  # of a stock run they are not on record
+            found = [each for each in found if each[0] is not None]
+        for other, run in found[1:]:
+            first, one = found[0]
             if first != other:
                 raise ComparisonError(
-                    f"expected runs on {group.name} with the same {what}, found {_shown(first)} in "
-                    f"{runs[0].name} and {_shown(other)} in {run.name}; such runs are not "
-                    "comparable: report them apart"
+                    f"expected runs on {name} with the same {what}, found "
+                    f"{_shown(first, other)} in {one.name} and {_shown(other, first)} in "
+                    f"{run.name}; such runs are not comparable: report them apart"
                 )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, other: Any) -> str:
+    if isinstance(value, list) and isinstance(other, list):  # what both have is no news
+        value = ", ".join(each for each in value if each not in other) or None
     return "nothing said" if value is None else str(value)

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarl_ssd.comparison.curves import read_curve
 from benchmarl_ssd.comparison.errors import ComparisonError
 from benchmarl_ssd.comparison.grid import recipe_label
-from benchmarl_ssd.comparison.state import SUMMARY, read_summary
+from benchmarl_ssd.comparison.state import OUTPUT, SUMMARY, read_summary
 
 PLAYED, ESTIMATED = "played", "fqe"
 
@@ -84,8 +84,9 @@ class Result:
 def read_results(paths: Iterable[str | os.PathLike[str]]) -> list[Result]:
     """Read results from folders, recursively, and from ``.jsonl`` and ``.json`` files.
 
-    A folder with a ``summary.json`` is one run, whatever lies further down. What was put aside and
-    hidden folders are left out. The same run read twice counts once.
+    A folder with a ``summary.json`` is one run, whatever lies further down. What was put aside,
+    cells of a comparison that are not done and hidden folders are left out. The same run read twice
+    counts once.
 
     Args:
         paths: folders and files.
@@ -127,6 +128,8 @@ def _read(path: Path) -> Iterator[Result]:
             children[:] = sorted(
                 c for c in children if not c.startswith(".") and ".aside-" not in c
             )
+            if SUMMARY not in files and OUTPUT in files:
+                children.clear()  # a cell of a comparison that is not done
             if SUMMARY in files:
                 children.clear()
                 summary = read_summary(Path(folder) / SUMMARY)

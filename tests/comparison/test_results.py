@@ -195,6 +195,46 @@ def test_runs_that_differ_are_not_averaged(make, path, value, message):
         grouped([one, other])
 
 
+def with_options(*options, **changes):
+    compared = {"algorithm": changes.get("algorithm", "ssd"), "dataset": "d", "options": options}
+    return Result(make_summary(comparison=compared, **changes), f"seed {changes.get('seed', 0)}")
+
+
+def test_runs_of_one_algorithm_have_the_same_options():
+    common = ("task.n_agents=8", "experiment.gamma=0.9")
+    one = with_options(*common, "algorithm.beta=1")
+    for changed in (("algorithm.beta=2",), (), ("algorithm.beta=1", "algorithm.beta=2")):
+        with pytest.raises(ComparisonError, match=r"same options, found algorithm.beta=1 in ssd"):
+            grouped([one, with_options(*common, *changed, seed=1)])
+    neutral = ("++algorithm.beta=1", "experiment.train_device=cuda", "experiment.loggers=[]")
+    grouped([one, with_options(*common, *neutral, seed=1)])
+    grouped([one, with_options(*common, algorithm="bc")])
+    said = Result(make_summary(settings={"alpha": 1.0}), "A")
+    for other in ({"alpha": 0.5}, {}):
+        with pytest.raises(ComparisonError, match=r"same options, found alpha=1\.0"):
+            grouped([said, Result(make_summary(seed=1, settings=other), "B")])
+    grouped([said, Result(make_summary(seed=1), "B")])  # not on record
+
+
+def test_all_algorithms_play_the_same_task():
+    one = with_options("task.n_agents=8", algorithm="bc")
+    with pytest.raises(ComparisonError, match=r"options of the task, found task.n_agents=8 in bc"):
+        grouped([one, with_options("algorithm.beta=1")])
+    grouped([one, with_options("algorithm.beta=1", "task.n_agents=8")])
+
+
+def test_cells_that_are_not_done_are_left_out(tmp_path):
+    """A run inside them has a summary before its cell has, under the algorithm's own name."""
+    done, half = tmp_path / "marginal" / "seed-0", tmp_path / "marginal" / "seed-1"
+    for seed, cell in enumerate((done, half)):
+        (cell / "run").mkdir(parents=True)
+        (cell / "output.txt").write_text("")
+        (cell / "run" / "summary.json").write_text(json.dumps(make_summary(seed=seed)))
+    compared = {"algorithm": "marginal", "dataset": "expert", "options": []}
+    (done / "summary.json").write_text(json.dumps(make_summary(comparison=compared)))
+    assert [(r.algorithm, r.seed) for r in read_results([tmp_path])] == [("marginal", 0)]
+
+
 def test_datasets_may_differ_in_budget_and_estimates_stay_apart():
     dataset = {**make_summary()["dataset"], "id": "mpe/world/medium"}
     runs = [

@@ -55,9 +55,10 @@ def describe(
 
     if figure is not None:
         from benchmarl_ssd.data.files import expect_nothing
-        from benchmarl_ssd.evaluation.dataset_figure import plot_dataset
+        from benchmarl_ssd.evaluation.dataset_figure import check_target, plot_dataset
 
         expect_nothing(figure)
+        check_target(figure)
     folders = [_find(name) for name in (dataset, grid_from) if name is not None]
     grid = describe_dataset(folders[1]).grid if grid_from is not None else None
     found = describe_dataset(folders[0], grid)

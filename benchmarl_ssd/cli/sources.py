@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -97,7 +98,14 @@ def _reload(checkpoint: Path, patch: dict[str, Any]) -> Experiment:
     try:
         return Experiment.reload_from_file(str(checkpoint), patch)
     # What torch, pickle and BenchMARL raise for a file that is something else or damaged.
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, AttributeError) as error:
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise ValueError(
             f"expected a checkpoint that this BenchMARL can load at {checkpoint}, found "
             f"{type(error).__name__}: {error}"
@@ -252,8 +260,10 @@ def _load_module(source: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
         try:
             return importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"expected a module {source}, found none ({error})") from None
+        except (ModuleNotFoundError, TypeError) as error:  # the latter for a name such as ./policy
+            raise ValueError(
+                f"expected a module {source!r} or a file that ends in .py, found none ({error})"
+            ) from None
         finally:
             sys.path.pop(0)
     path = Path(source)
@@ -272,8 +282,9 @@ def _value(key: str, text: str, default: Any) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ValueError(f"expected a YAML value for {key}, found {text!r}") from None
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
+    if isinstance(default, float) and type(value) in (int, str):
+        with contextlib.suppress(ValueError):  # YAML takes 1e-2 for text, Hydra and people do not
+            return float(value)
     if default is not None and value is not None and type(value) is not type(default):
         raise ValueError(
             f"expected {key} to be {type(default).__name__} such as {default!r}, found {text!r}"

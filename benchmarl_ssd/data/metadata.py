@@ -204,7 +204,9 @@ def check_about(about: dict[str, Any]) -> None:
     Raises:
         DatasetError: naming what could not be written, or not be read again.
     """
-    about |= {name: _sorted(about[name]) for name in ("task", "references")}
+    for name in ("task", "references"):
+        if isinstance(about[name], dict):
+            about[name] = {key: _sorted(value) for key, value in about[name].items()}
     try:
         parse_about(about)
     except DatasetError as error:

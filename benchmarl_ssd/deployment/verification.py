@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from benchmarl_ssd.data.recording import preserved_random_state, seed_everything
+from benchmarl_ssd.data.statistics import sample_rows
 from benchmarl_ssd.deployment.errors import ExportError
 from benchmarl_ssd.deployment.graph import PolicyGraph, input_specs
 
@@ -79,7 +80,7 @@ class Reference:
             if key not in data.keys(True, True):
                 return
             values = data[key].reshape(-1, *spec.shape)
-            chosen = torch.linspace(0, len(values) - 1, min(_ROWS, len(values))).long()
+            chosen = sample_rows(len(values), _ROWS)
             rows[key] = values[chosen].cpu()
         count = len(next(iter(rows.values()))) if rows else _ROWS
         for key, (spec, role) in self.specs.items():

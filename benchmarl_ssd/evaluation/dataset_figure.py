@@ -44,14 +44,11 @@ def plot_dataset(found: Description, path: str | Path | None = None) -> Figure:
         ['4 returns', '4 lengths']
     """
     if path is not None:
-        expect_nothing(Path(path))
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            'Figures need matplotlib, which is not installed: pip install "benchmarl-ssd[plot]".'
-        ) from error
+        check_target(Path(path))
+    _need_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8.4, 6.0), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
@@ -68,6 +65,40 @@ def plot_dataset(found: Description, path: str | Path | None = None) -> Figure:
     if path is not None:
         _save(figure, Path(path))
     return figure
+
+
+def check_target(path: Path) -> None:
+    """Check, before anything is computed for it, that a figure can be written.
+
+    Args:
+        path: the file to write, its suffix the format.
+
+    Raises:
+        DatasetError: if something is there, or there is no folder for it.
+        ValueError: if the suffix is no format of matplotlib's.
+        ImportError: if matplotlib is missing.
+    """
+    expect_nothing(path)
+    if not path.absolute().parent.is_dir():
+        raise DatasetError(f"expected a folder for {path}, found none at {path.parent}; make it")
+    _need_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise ValueError(
+            f"expected a file ending in one of {', '.join(formats)}, found {path.name!r}; "
+            "choose one of these, such as .png"
+        )
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'Figures need matplotlib, which is not installed: pip install "benchmarl-ssd[plot]".'
+        ) from error
 
 
 def _draw_histogram(axis: Any, histogram: dict[str, list[float]]) -> None:

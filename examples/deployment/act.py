@@ -8,7 +8,9 @@ import onnxruntime
 
 policy = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(policy.get_modelmeta().custom_metadata_map["benchmarl_ssd"])
-shapes = {port["name"]: (1, *port["shape"][1:]) for port in about["inputs"]}
-inputs = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}  # your sensors
+inputs = {
+    port["name"]: np.full((1, *port["shape"][1:]), port["role"] == "action_mask", port["dtype"])
+    for port in about["inputs"]
+}  # your sensors, and which actions are allowed
 action = policy.run(["action"], inputs)[0][0]
 print(", ".join(about["agents"]), "decide", action.tolist())

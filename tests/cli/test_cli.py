@@ -16,6 +16,7 @@ from benchmarl.environments import VmasTask
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GruConfig, MlpConfig
 
+from benchmarl_ssd.cli.sources import find_task
 from benchmarl_ssd.data import OfflineDataset, get_recipe
 
 BALANCE = ["--task", "vmas/balance", "--num-envs", "4", "max_steps=5", "n_agents=3"]
@@ -166,7 +167,8 @@ MISTAKES = {
         ["--policy", "random", "--episodes", "1", *BALANCE, "n_agents=two"], "n_agents to be int",
     ),
     "no such option": (["--colour", "red"], "No such option"),
-    "module": (["--policy", "nowhere:x", "--episodes", "1", *BALANCE], "a module nowhere"),
+    "module": (["--policy", "nowhere:x", "--episodes", "1", *BALANCE], "a module 'nowhere'"),
+    "no suffix": (["--policy", "./pol:act", "--episodes", "1", *BALANCE], "that ends in .py"),
     "file": (["--policy", "nowhere.py:x", "--episodes", "1", *BALANCE], "a Python file"),
     "name": (["--policy", "{policies}:x", "--episodes", "1", *BALANCE], "found no such name"),
     "no name": (["--policy", "{policies}", "--episodes", "1", *BALANCE], "module:name"),
@@ -193,6 +195,12 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, run, policies, kind):
     assert error.count("error:") == 1
     assert "Traceback" not in error + said
     assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in p.parts] == before
+
+
+@pytest.mark.parametrize("text", ["1e-2", "0.01", "1.0e-2"])
+def test_floats_are_written_as_people_do(text):
+    task = find_task("coordination/bandit", [f"noise={text}"])
+    assert task.config["noise"] == 0.01
 
 
 def test_nothing_is_overwritten(tmp_path, run):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +46,7 @@ def report(
     returns that were estimated without a simulator are kept apart from played ones. A .jsonl file
     holds what a report needs, so that results can be kept without their run folders.
     """
-    from benchmarl_ssd.comparison.content import describe
+    from benchmarl_ssd.comparison.content import describe, to_json
     from benchmarl_ssd.comparison.groups import grouped
     from benchmarl_ssd.comparison.report import check_folder, write_report
     from benchmarl_ssd.comparison.results import collect as keep
@@ -71,4 +70,4 @@ def report(
     if out is not None:
         for path in write_report(content, groups, bootstrap, out):
             typer.echo(f"written {path}", err=True)
-    typer.echo(json.dumps(content, indent=2) if as_json else markdown(content), nl=as_json)
+    typer.echo(to_json(content) if as_json else markdown(content), nl=as_json)

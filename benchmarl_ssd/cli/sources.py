@@ -95,6 +95,8 @@ def from_checkpoint(checkpoint: Path, num_envs: int) -> Iterator[RecordingSetup]
 
 
 def _reload(checkpoint: Path, patch: dict[str, Any]) -> Experiment:
+    here = str(Path.cwd())  # where a checkpoint's own algorithm may lie
+    sys.path.append(here)
     try:
         return Experiment.reload_from_file(str(checkpoint), patch)
     # What torch, pickle and BenchMARL raise for a file that is something else or damaged.
@@ -110,6 +112,8 @@ def _reload(checkpoint: Path, patch: dict[str, Any]) -> Experiment:
             f"expected a checkpoint that this BenchMARL can load at {checkpoint}, found "
             f"{type(error).__name__}: {error}"
         ) from error
+    finally:
+        sys.path.remove(here)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -48,6 +50,27 @@ def describe(groups: Sequence[Group], bootstrap: Bootstrap) -> dict[str, Any]:
         "improvement": _improvements(groups, bootstrap),
         "notes": [*_notes(groups), *suite.notes],
     }
+
+
+def to_json(content: Any) -> str:
+    """Write what :func:`describe` computed as JSON, which knows no NaN: it stands as null.
+
+    Args:
+        content: any of it.
+
+    Example:
+        >>> to_json({"mean": float("nan"), "runs": [1, 2.5]})
+        '{\\n  "mean": null,\\n  "runs": [\\n    1,\\n    2.5\\n  ]\\n}'
+    """
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(content), indent=2, allow_nan=False)
 
 
 def _dataset(group: Group, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -164,6 +187,13 @@ def _improvements(groups: Sequence[Group], bootstrap: Bootstrap) -> list[dict[st
 def _notes(groups: Sequence[Group]) -> list[str]:
     counts = [len(runs) for group in groups for runs in group.runs.values()]
     notes = []
+    runs = [run for group in groups for each in group.runs.values() for run in each]
+    failed = [run.name for run in runs if not math.isfinite(run.value)]
+    if failed:
+        notes.append(
+            f"The return is no number in {'; '.join(failed)}: nothing can be said of the "
+            "algorithm there, nor of all datasets together."
+        )
     if min(counts) == 1:
         notes.append("One seed says nothing about other seeds: no interval is given for it.")
     if min(counts) < _FEW:

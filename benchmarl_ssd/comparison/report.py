@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarl_ssd.comparison.content import FORMAT
+from benchmarl_ssd.comparison.content import FORMAT, to_json
 from benchmarl_ssd.comparison.errors import ComparisonError
 from benchmarl_ssd.comparison.figures import (
     plot_curves,
@@ -99,7 +99,7 @@ def write_report(
     shown = "".join(f"\n![{FIGURES[name]}]({name})\n" for name in pictures)
     files = {
         # First, so that a report that is broken off is known as one.
-        NUMBERS: (json.dumps(content, indent=2) + "\n").encode(),
+        NUMBERS: (to_json(content) + "\n").encode(),
         "report.csv": csv_table(groups).encode(),
         **pictures,
         "report.md": f"# Comparison\n\n{markdown(content)}{shown}".encode(),

@@ -103,6 +103,8 @@ def _find_spec(
             wanted = f"[T, {agents}, ...] for the {agents} agents of group {parts[0]!r}"
         elif parts[-1] == "reward" and (not dtype.is_floating_point or shape[2:] != (1,)):
             wanted = f"a float [T, {agents}, 1]"
+    if not wanted and 0 in shape[1:]:
+        wanted = "of at least one entry"
     if wanted:
         yield Finding(
             "shape",

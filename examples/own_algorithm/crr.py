@@ -1,12 +1,12 @@
 """An algorithm of your own: critic-regularised regression (Wang et al., arXiv 2006.15134).
 
 Actors clone the logged actions that a critic finds better than its expectation. Inside the package
-this is three new files and no other edit (`objectives/crr.py`, `algorithms/crr.py`,
-`conf/algorithm/crr.yaml`); outside it is this file and the yaml beside it.
+these are three new files (loss, wiring, yaml) and no other edit; outside, this and the yaml.
 
     python examples/own_algorithm/crr.py coordination/bandit/modes
 """
 
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,8 @@ class CrrConfig(ActorCriticConfig):
 
 
 if __name__ == "__main__":
-    algorithm = CrrConfig.get_from_yaml(str(Path(__file__).with_name("crr.yaml")))
+    crr = importlib.import_module("crr")  # under this name checkpoints find the classes again
+    algorithm = crr.CrrConfig.get_from_yaml(str(Path(__file__).with_name("crr.yaml")))
     algorithm.dataset = sys.argv[1]
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
     config.max_n_iters = config.evaluation_interval = 5

@@ -10,7 +10,7 @@ import pytest
 from summaries import make_estimated, make_summary
 
 from benchmarl_ssd.comparison import ComparisonError
-from benchmarl_ssd.comparison.content import describe
+from benchmarl_ssd.comparison.content import describe, to_json
 from benchmarl_ssd.comparison.figures import plot_scores
 from benchmarl_ssd.comparison.groups import grouped
 from benchmarl_ssd.comparison.report import write_report
@@ -209,3 +209,16 @@ def test_committed_reports_are_of_the_committed_results(folder):
         for name, runs in group.runs.items()
     }
     assert found == expected
+
+
+def test_a_run_that_diverged_is_named_and_leaves_json_that_can_be_read():
+    runs = [Result(make_summary(seed=0), "A"), Result(make_summary(float("nan"), seed=1), "B")]
+    content = describe(grouped(runs), Bootstrap(50))
+    text = to_json(content)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert json.loads(text, parse_constant=refuse)["datasets"][0]["rows"][0]["seeds"] == [0, 1]
+    assert any("no number in ssd seed 1 (B)" in note for note in content["notes"])
+    assert "ssd" in markdown(content)

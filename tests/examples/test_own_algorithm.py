@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,3 +50,22 @@ def test_it_trains_and_sums_up(crr, tmp_path):
 
 def test_it_is_as_short_as_the_readme_says():
     assert len((FOLDER / "crr.py").read_text().splitlines()) <= 60
+
+
+def test_its_checkpoints_are_exported(tmp_path, monkeypatch):
+    """As its docstring runs it, and where the file lies."""
+    dataset = build("coordination/bandit/modes", root=tmp_path / "data", progress=False)
+    mine = tmp_path / "mine"
+    shutil.copytree(FOLDER, mine)
+    monkeypatch.chdir(mine)
+    train = [sys.executable, "crr.py", str(dataset)]
+    done = subprocess.run(train, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = mine.rglob("checkpoint_*.pt")
+    command = "from benchmarl_ssd.cli import main; main()"
+    export = ["export-policy", str(checkpoint), "--out", "policy.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *export], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (mine / "policy.onnx").exists()

@@ -62,7 +62,10 @@ def import_exported(
             )
         with reading(source):
             said = DatasetMetadata.from_json(text.decode())
-        columns = {name: Hdf5Column(file, source, name) for name in said.tensors}
+        # What the metadata say is there may be mostly zeros, and the file small.
+        columns = {
+            name: Hdf5Column(file, source, name, info.bytes) for name, info in said.tensors.items()
+        }
         for name, column in columns.items():
             _check(name, column, said)
         about = {name: value for name, value in said.source.items() if name != "versions"}

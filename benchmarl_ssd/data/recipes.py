@@ -113,7 +113,7 @@ class Recipe:
             seed: the recording's seed.
         """
         count = self.transitions if transitions is None else transitions
-        options = "".join(f"-{key}={self.config[key]}" for key in sorted(self.config))
+        options = "".join(f"-{key}={_named(self.config[key])}" for key in sorted(self.config))
         # Options are part of the name, shortened to a digest where they would not make a good one.
         if len(options) > 60 or not re.fullmatch(r"[-\w.=]*", options):
             options = f"-{hashlib.sha256(options.encode()).hexdigest()[:12]}"
@@ -136,6 +136,17 @@ class Recipe:
         if options == dict(self.config):
             return self
         return dataclasses.replace(self, config=options, references=None, expected_return=None)
+
+
+def _named(option: Any) -> str:
+    """Name an option in a folder's name; a file by what it holds, not by where it lies."""
+    if isinstance(option, str):
+        file = Path(option).expanduser()
+        if file.is_file():
+            return f"sha256.{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        if re.search("[-=]", option):  # would read as another option
+            return repr(option)
+    return str(option)
 
 
 _RECIPES: dict[str, Recipe] = {}

@@ -199,3 +199,17 @@ def test_two_builders_at_once_do_not_disturb_each_other(tmp_path):
 def test_the_root_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert build(BALANCE.id, root=Path("here"), progress=False).exists()
+
+
+def test_folders_are_of_what_a_file_holds(tmp_path, monkeypatch):
+    recipe = Recipe("toy/left", "Always left.", "toy", "left", make="toy.recipes:left")
+    names = []
+    for folder, content in (("a", "one"), ("b", "two"), ("c", "one")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "prey.pt").write_text(content)
+        monkeypatch.chdir(tmp_path / folder)
+        names.append(recipe.configured({"prey": "prey.pt"}).folder_name())
+    assert names[0] == names[2] != names[1]
+    one, other = ({"a": "1-b=2"}, {"a": 1, "b": 2})
+    assert recipe.configured(one).folder_name() != recipe.configured(other).folder_name()
+    assert recipe.configured({"n": 8}).folder_name().endswith("-n=8")

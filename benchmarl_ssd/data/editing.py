@@ -155,10 +155,10 @@ def split(
         [3, 1]
     """
     folder, targets = Path(path), [Path(os.path.abspath(out)) for out in outs]  # noqa: PTH100
-    shares = list(fractions) if fractions is not None else [1 / len(targets)] * len(targets)
-    if len(shares) != len(targets) or len(set(targets)) != len(targets):
+    shares = list(fractions) if fractions is not None else [1 / max(1, len(targets))] * len(targets)
+    if not targets or len(shares) != len(targets) or len(set(targets)) != len(targets):
         raise DatasetError(
-            f"expected as many fractions as folders to write, all different, found {len(shares)} "
+            f"expected folders to write, all different, and as many fractions, found {len(shares)} "
             f"fractions and {len(set(targets))} folders; give one of each per part"
         )
     for target in targets:

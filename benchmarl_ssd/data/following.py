@@ -64,5 +64,6 @@ def add_next_action(batch: TensorDictBase, group: str) -> None:
     acted = ~batch.get(("next", "done"))
     acted[:, -1] = False
     action = batch.get((group, "action")).roll(-1, dims=1)
-    batch.set(("next", group, "action"), action * acted.unsqueeze(-1))
+    entries = acted.reshape(*acted.shape, *[1] * (action.ndim - acted.ndim))
+    batch.set(("next", group, "action"), action * entries)
     batch.set(("next", "acted"), acted)

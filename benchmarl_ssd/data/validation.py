@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ Check = Literal["full", "fast", "auto"]
 _AUTO_LIMIT = 4 * 1024**3
 
 
-def validate(path: Path, check: Check = "full") -> DatasetMetadata:
+def validate(path: str | os.PathLike[str], check: Check = "full") -> DatasetMetadata:
     """Check that a folder is a sound dataset.
 
     Args:
@@ -43,6 +44,7 @@ def validate(path: Path, check: Check = "full") -> DatasetMetadata:
         raise DatasetError(
             f"expected check to be one of {', '.join(get_args(Check))}, found {check!r}"
         )
+    path = Path(path)
     raise_first(find_folder(path))
     metadata = DatasetMetadata.read(path)
     raise_first(find_files(path, metadata))

@@ -161,12 +161,15 @@ def test_next_action_costs_nothing_unless_asked_for(dataset):
     assert ("next", "agents", "action") not in with_it.storage._storage.keys(True, True)
 
 
-def test_next_action_of_collected_steps_stops_at_ends():
+@pytest.mark.parametrize("choices", [False, True])
+def test_next_action_of_collected_steps_stops_at_ends(choices):
     from benchmarl_ssd.data.examples import example_episodes
     from benchmarl_ssd.data.following import add_next_action
 
     # Two environments, each of which collected two episodes of three steps.
     batch = example_episodes(episodes=4, length=3).reshape(2, 6)
+    if choices:  # one number per agent
+        batch["agents", "action"] = (10 * batch["agents", "action"][..., 0]).long()
     add_next_action(batch, "agents")
     acted = batch["next", "acted"].squeeze(-1)
     assert acted.tolist() == [[True, True, False, True, True, False]] * 2

@@ -405,3 +405,9 @@ def returns_by_hand(path):
     info = DatasetMetadata.read(path).tensors["next/agents/reward"]
     rewards = np.fromfile(path / info.file, dtype=np.float32).reshape(info.shape)
     return torch.from_numpy(rewards.astype(np.float64)).mean((1, 2)).reshape(10, 2).sum(1)
+
+
+def test_a_split_into_nothing_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="expected folders to write"):
+        split(write(tmp_path / "data"), [])
+    assert validate(str(tmp_path / "data")).episodes == 4  # a string is a path, too

@@ -80,7 +80,8 @@ class Padding:
 def converted(table: Table, rows: Rows, row: int, padding: Padding) -> Rows:
     """Bring rows of a table into the form in which datasets store them.
 
-    Floating point becomes float32, whole-numbered actions int64, masks and flags bool, rewards
+    Floating point becomes float32, and so do whole-numbered observations, states and rewards (exact
+    up to 2**24); whole-numbered actions become int64, masks and flags bool, rewards
     ``[t, n, 1]``, flags and episodes ``[t]``. A step is over for the team when it is for all of
     its agents, by itself or by time, and terminated if it is for one of them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
 from benchmarl_ssd.data.following import add_next_action
 from benchmarl_ssd.data.recipes import recipes, resolve
-from benchmarl_ssd.data.statistics import NO_SPREAD, sample_rows, team_reward
+from benchmarl_ssd.data.statistics import sample_rows, team_reward, varies
 from benchmarl_ssd.environments import LoggedClass, changed_options
 
 # Rewards that are looked at for their scale, drawn at random from a dataset with more.
 _N_REWARDS = 1_000_000
+# Mean over deviation of rewards from which on critics are known to suffer.
+_MOST_OFFSET = 10.0
 
 
 class OfflineAlgorithm(NetworkBuilder):
@@ -170,11 +173,19 @@ class OfflineAlgorithm(NetworkBuilder):
 
     def reward_scale(self, group: str, option: float | None) -> float:
         """Return ``option``, or one over the deviation of the dataset's team rewards."""
-        if option is not None:
-            return option
         rewards = self.team_rewards(group)
-        deviation = 0.0 if rewards is None else rewards.std().item()
-        return 1.0 / deviation if deviation > NO_SPREAD else 1.0
+        if rewards is None or not varies(rewards):
+            return 1.0 if option is None else option
+        deviation, mean = rewards.std().item(), rewards.mean().item()
+        if abs(mean) > _MOST_OFFSET * deviation:
+            warnings.warn(
+                f"expected rewards of group {group!r} that differ about as much as they are large, "
+                f"found a mean of {mean:.3g} and a deviation of {deviation:.3g}: values are then "
+                "mostly a constant, which critics have to learn first, and policies come out "
+                "worse. Where episodes are cut by a time limit only, subtract the mean",
+                stacklevel=2,
+            )
+        return 1.0 / deviation if option is None else option
 
     def team_rewards(self, group: str) -> Tensor | None:
         """Return the dataset's team rewards, float64 ``[T]``; a million of them if it has more."""

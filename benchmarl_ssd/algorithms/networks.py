@@ -19,6 +19,25 @@ from benchmarl_ssd.modules import ActionScaler
 _LEAST_SCALE = 0.02
 
 
+class CentredTanhDelta(TanhDelta):
+    r"""A deterministic action :math:`m + r \tanh x` for bounds :math:`m \pm r`.
+
+    TorchRL's ``TanhDelta`` gives :math:`m + r \tanh(x + m)`, which for bounds of 0 and 100 starts
+    at 100 and has no gradient. For bounds around 0 the two are the same.
+
+    Examples:
+        >>> CentredTanhDelta(torch.zeros(1), low=torch.zeros(1), high=torch.full((1,), 100.0)).mode
+        tensor([50.])
+    """
+
+    def update(self, net_output: torch.Tensor) -> torch.Tensor | None:
+        """Take the network's output as it is."""
+        if not hasattr(self, "base_dist"):
+            return net_output
+        self.base_dist.update(net_output)
+        return None
+
+
 class NetworkBuilder(Algorithm):
     """The part of an algorithm that builds the networks of a group."""
 
@@ -80,7 +99,7 @@ class NetworkBuilder(Algorithm):
             spec=spec,
             in_keys=keys,
             out_keys=[(group, "action")],
-            distribution_class=TanhNormal if self.stochastic_actors else TanhDelta,
+            distribution_class=TanhNormal if self.stochastic_actors else CentredTanhDelta,
             distribution_kwargs={"low": spec.space.low, "high": spec.space.high},
             return_log_prob=False,
             safe=False,
@@ -123,6 +142,11 @@ class NetworkBuilder(Algorithm):
         """
         n_agents = len(self.group_map[group])
         modules = []
+        scaler = self.action_scaler(group) if with_action else None
+        if scaler is not None and not scaler.trivial:
+            # Networks want inputs of order 1, whatever the task's unit.
+            keys = [(group, "action")]
+            modules.append(TensorDictModule(scaler.scale, in_keys=keys, out_keys=keys))
         output = Composite({out_key: Unbounded(shape=(1,))})
         state = None if independent else self.state_spec
         if independent:

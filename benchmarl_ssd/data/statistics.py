@@ -11,7 +11,7 @@ import torch
 _RARE, _GAUSSIAN_SHORTFALL = 0.01, 2.665
 
 NO_SPREAD = 1e-6
-"""Deviation up to which rewards count as all the same."""
+"""Deviation, in units of the largest of them, up to which rewards count as all the same."""
 
 
 def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -29,6 +29,20 @@ def team_reward(rewards: Sequence[torch.Tensor]) -> torch.Tensor:
     """
     means = [reward.double().flatten(1).mean(1) for reward in rewards]
     return torch.stack(means).mean(0)
+
+
+def varies(rewards: torch.Tensor) -> bool:
+    """Tell whether rewards differ by more than rounding, whatever their unit.
+
+    Args:
+        rewards: the team's, ``[T]``.
+
+    Example:
+        >>> varies(torch.tensor([1e-9, 2e-9])), varies(torch.full((3,), 0.1))
+        (True, False)
+    """
+    deviation = rewards.double().std(correction=0)
+    return bool(deviation > NO_SPREAD * rewards.double().abs().max())
 
 
 def downside(rewards: torch.Tensor) -> float:
@@ -57,7 +71,7 @@ def downside(rewards: torch.Tensor) -> float:
     """
     rewards = rewards.double()
     deviation, mean = rewards.std(correction=0).item(), rewards.mean().item()
-    if not deviation > NO_SPREAD:
+    if not varies(rewards):
         return 1.0
     few = max(1, round(_RARE * len(rewards)))
     below = mean - rewards.topk(few, largest=False).values.mean().item()

@@ -18,6 +18,7 @@ from torchrl.modules import (
     TanhNormal,
 )
 
+from benchmarl_ssd.algorithms.networks import CentredTanhDelta
 from benchmarl_ssd.deployment.errors import ExportError
 
 _KINDS = "TanhDelta, Delta, TanhNormal, IndependentNormal, Categorical or MaskedCategorical"
@@ -116,11 +117,11 @@ def make_head(module: TensorDictModuleBase, agent: int | None) -> tuple[nn.Modul
     options = dict(module.distribution_kwargs)
     low, high = (_own(options.pop(side, None), agent) for side in ("low", "high"))
     if not options:
-        if kind in (TanhDelta, TanhNormal):
+        if kind in (CentredTanhDelta, TanhDelta, TanhNormal):
             low = -torch.ones(()) if low is None else low
             high = torch.ones(()) if high is None else high
-            delta = kind is TanhDelta
-            return SquashedHead(low, high, delta), [reads["param" if delta else "loc"]]
+            name = "loc" if kind is TanhNormal else "param"
+            return SquashedHead(low, high, kind is TanhDelta), [reads[name]]
         if kind is Delta:
             return ClippedHead(*_projection(module, agent)), [reads["param"]]
         if kind is IndependentNormal:

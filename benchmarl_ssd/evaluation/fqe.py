@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
+from benchmarl_ssd.data.statistics import NO_SPREAD
 from benchmarl_ssd.evaluation.transitions import TeamTransitions
 from benchmarl_ssd.modules import StackedLinear
 
@@ -178,7 +179,9 @@ class _Fit:
         self.remaining = torch.cat([torch.zeros(1).double(), powers.cumsum(0)]).flip(0).float()
         per_step = data.returns_to_go() / (data.horizon - data.step)
         self.mean = data.reward.mean()
-        self.scale = per_step.std(correction=0).clamp_min(1e-6)
+        self.scale = per_step.std(correction=0)
+        least = NO_SPREAD * data.reward.abs().max()
+        self.scale = self.scale.clamp_min(least.clamp_min(torch.finfo(least.dtype).tiny))
         self.logged = (per_step - self.mean) / self.scale
         # What the mean reward of the remaining steps can be; after a termination they pay nothing.
         self.low, self.high = data.reward.min().item(), data.reward.max().item()

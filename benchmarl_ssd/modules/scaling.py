@@ -36,6 +36,11 @@ class ActionScaler(nn.Module):
         self.register_buffer("low", low.clone())
         self.register_buffer("high", high.clone())
 
+    @property
+    def trivial(self) -> bool:
+        """Whether the task's bounds are -1 and 1, so that nothing changes."""
+        return bool((self.low == -1).all() and (self.high == 1).all())
+
     def scale(self, action: Tensor) -> Tensor:
         """Map from the task's bounds to [-1, 1]."""
         return 2 * (action - self.low) / (self.high - self.low) - 1

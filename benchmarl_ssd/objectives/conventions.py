@@ -90,5 +90,9 @@ class ConventionMixin(OfflineLoss):
         """Average the critic's values ``[*B]`` of the logged actions by convention."""
         _, posterior = self._parted(tensordict, 1.0)
         rows = posterior.reshape(-1, self.n_conventions)
-        mean = (rows * value.reshape(-1, 1)).sum(0) / rows.sum(0).clamp_min(1e-3)
-        self.convention_value.lerp_(mean, 1 / _HORIZON)
+        found = rows.sum(0)
+        mean = (rows * value.reshape(-1, 1)).sum(0) / found.clamp_min(1e-6)
+        # As much as there is of it: a batch without a convention says nothing of its value.
+        expected = (len(rows) * self.convention_share).clamp_min(1e-6)
+        rate = (found / expected / _HORIZON).clamp_max(1.0)
+        self.convention_value.add_(rate * (mean - self.convention_value))

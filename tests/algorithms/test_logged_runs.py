@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from benchmarl.algorithms import MaddpgConfig
@@ -18,10 +20,12 @@ from benchmarl.models import GruConfig
 from conftest import fingerprint
 from logged_data import write_factory
 from runs import KINDS, make, offline_config, small_mlp, summary
+from tensordict import TensorDict
 from torch import nn
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from benchmarl_ssd.algorithms import OfflineRunError
-from benchmarl_ssd.data import OfflineDataset
+from benchmarl_ssd.data import OfflineDataset, from_arrays
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments import LoggedTask
 from benchmarl_ssd.environments.coordination import BanditEnv
@@ -276,3 +280,67 @@ def test_stock_commands(tmp_path):
     assert nothing.returncode == 1
     assert "task.dataset=FOLDER" in nothing.stderr
     assert "Traceback" not in nothing.stderr
+
+
+def bring(path, low=-1.0, high=1.0, reward=1.0, shift=0.0, **more):
+    """Own arrays of 40 episodes, with the actions in another unit."""
+    random = np.random.default_rng(0)
+    observation = random.normal(size=(400, 2, 3))
+    action = np.tanh(observation[..., :2] + 0.3 * random.normal(size=(400, 2, 2)))
+    paid = -((action - 0.5) ** 2).sum((1, 2))
+    return from_arrays(
+        path,
+        observations=observation,
+        actions=low + (action + 1) / 2 * (high - low),
+        rewards=reward * paid + shift,
+        truncations=np.arange(400) % 10 == 9,
+        next_observations=np.roll(observation, -1, 0),
+        action_low=low,
+        action_high=high,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("name", ["bc", "matd3bc", "ssd", "maiql", "omar"])
+def test_the_unit_of_actions_makes_no_difference(name, tmp_path):
+    """What is learned of actions in [0, 100] is what is learned of them in [-1, 1]."""
+    decisions, observation = [], torch.randn(64, 2, 3, generator=torch.Generator().manual_seed(1))
+    for low, high in ((-1.0, 1.0), (0.0, 100.0), (-50.0, 50.0), (3.0, 3.5)):
+        folder = tmp_path / f"{low}"
+        bring(folder / "data", low, high)
+        experiment = make(name, task_of(folder / "data"), folder / "runs", experiment=FEW)
+        experiment.run()
+        data = TensorDict({"agents": {"observation": observation}}, [64])
+        with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+            action = experiment.policy(data)["agents", "action"]
+        decisions.append(2 * (action - low) / (high - low) - 1)
+        experiment.close()
+    assert decisions[0].std() > 0.05
+    for other in decisions[1:]:
+        torch.testing.assert_close(other, decisions[0], atol=2e-2, rtol=0)
+
+
+FEW = {"max_n_iters": 4, "off_policy_n_optimizer_steps": 10, "evaluation_interval": 4}
+
+
+@pytest.mark.parametrize("reward", [1e-9, 1e6])
+def test_the_unit_of_rewards_makes_no_difference(reward, tmp_path):
+    found = []
+    for unit in (1.0, reward):
+        bring(tmp_path / str(unit), reward=unit)
+        experiment = make("ssd", task_of(tmp_path / str(unit)), tmp_path / "runs", experiment=FEW)
+        experiment.run()
+        found.append(group_parameters(experiment))
+        experiment.close()
+    for name, value in found[0].items():
+        if "actor" in str(name):
+            torch.testing.assert_close(found[1][name], value, atol=1e-2, rtol=0)
+
+
+def test_a_constant_that_drowns_the_rewards_is_told(tmp_path):
+    for shift, told in ((0.0, False), (1000.0, True)):
+        bring(tmp_path / f"{shift}", shift=shift)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make("ssd", task_of(tmp_path / f"{shift}"), tmp_path / f"runs {shift}").close()
+        assert any("subtract the mean" in str(each.message) for each in caught) == told

@@ -24,6 +24,7 @@ from torchrl.modules import (
     TanhNormal,
 )
 
+from benchmarl_ssd.algorithms.networks import CentredTanhDelta
 from benchmarl_ssd.deployment import ExportError
 from benchmarl_ssd.deployment.graph import PolicyGraph, input_specs
 from benchmarl_ssd.deployment.heads import Head, make_head
@@ -116,6 +117,7 @@ def test_centralised_networks_are_refused():
 LOW, HIGH = torch.tensor([[-1.0, 0.0], [-3.0, 2.0]]), torch.tensor([[1.0, 0.5], [5.0, 2.5]])
 HEADS = {
     "TanhDelta": (TanhDelta, {"low": LOW, "high": HIGH}, ["param"], False),
+    "CentredTanhDelta": (CentredTanhDelta, {"low": LOW, "high": HIGH}, ["param"], False),
     "TanhNormal": (TanhNormal, {"low": LOW, "high": HIGH}, ["loc", "scale"], False),
     "IndependentNormal": (IndependentNormal, {}, ["loc", "scale"], False),
     "Delta": (Delta, {}, ["param"], False),

@@ -52,6 +52,12 @@ def _check_shapes(metadata: DatasetMetadata, group: str, spec: Composite, what: 
         path = key if isinstance(key, tuple) else (key,)
         name = "/".join((group, *path))
         info = metadata.tensors.get(name)
+        if what == "action" and info is not None and not info.torch_dtype.is_floating_point:
+            raise DatasetError(
+                f"expected continuous actions {name}, found discrete ones ({info.dtype}) in the "
+                "dataset; the algorithms of this package need actions that are real numbers: "
+                "record with experiment.prefer_continuous_actions=True"
+            )
         expected = list(spec[key].shape)
         found = None if info is None else list(info.shape[1:])
         if found != expected:

@@ -28,7 +28,7 @@ def build(
     transitions: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Record whole episodes up to this many. Default: the recipe's number."
+            min=1, help="Record whole episodes, at least this many. Default: the recipe's number."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the recording.")] = 0,

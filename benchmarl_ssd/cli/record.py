@@ -34,7 +34,7 @@ def record(
     ] = None,
     policy: Annotated[str | None, typer.Option(help=_HELP_POLICY)] = None,
     transitions: Annotated[
-        int | None, typer.Option(min=1, help="Record whole episodes up to this many; or")
+        int | None, typer.Option(min=1, help="Record whole episodes, at least this many; or")
     ] = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="record exactly this many episodes.")

@@ -192,7 +192,8 @@ class _Actions:
             "at_low": self._at_low / self._count,
             "at_high": self._at_high / self._count,
         }
-        return {name: values.tolist() for name, values in found.items()}
+        # [agents][entries], also of choices, which are one per agent
+        return {name: v.reshape(len(v), -1).tolist() for name, v in found.items()}
 
 
 class _Starts:

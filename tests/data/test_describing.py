@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from benchmarl_ssd.cli import main
 from benchmarl_ssd.data import DatasetError, DatasetWriter
 from benchmarl_ssd.data.coverage import Grid, sample_observations
 from benchmarl_ssd.data.describing import describe
@@ -176,3 +177,30 @@ def test_wide_observations_are_projected(tmp_path):
     ratio = projected / distances
     assert ratio.min() > 0.4  # about sqrt(1024 / 3000) = 0.58
     assert ratio.max() < 0.8
+
+
+def test_choices_are_described(tmp_path, capsys):
+    choice = torch.tensor([[0, 2], [1, 1], [2, 0], [2, 1]])
+    data = TensorDict(
+        {
+            "agents": {"observation": torch.randn(4, 2, 3), "action": choice},
+            "next": {
+                "agents": {"observation": torch.randn(4, 2, 3), "reward": torch.randn(4, 2, 1)},
+                "terminated": torch.zeros(4, 1, dtype=torch.bool),
+                "truncated": (torch.arange(4) == 3).unsqueeze(1),
+            },
+        },
+        [4],
+    )
+    bounds = {"agents": {"low": torch.zeros(2), "high": torch.full((2,), 2)}}
+    path, groups = tmp_path / "data", {"agents": ["a", "b"]}
+    with DatasetWriter(path, groups=groups, action_bounds=bounds) as writer:
+        writer.extend(data)
+    found = describe(path).actions["agents"]
+    assert found["mean"] == [[1.25], [1.0]]
+    assert found["at_high"] == [[0.5], [0.25]]
+    for more in ([], ["--json"], ["--figure", str(tmp_path / "figure.png")]):
+        with pytest.raises(SystemExit) as end:
+            main(["describe", str(path), *more])
+        assert not end.value.code, capsys.readouterr().err
+    assert "1.25" in capsys.readouterr().out

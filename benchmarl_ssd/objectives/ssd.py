@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -214,8 +215,9 @@ class SsdLoss(
         ):
             if found < least:
                 raise ValueError(f"expected {name} of at least {least}, found {found}")
-        device = next(iter(score_network.parameters())).device
-        self._set_up_temperature(beta, beta_warmup, downside, device)
+        # Exact scores have buffers only, or nothing.
+        held = chain(score_network.parameters(), score_network.buffers(), [torch.zeros(0)])
+        self._set_up_temperature(beta, beta_warmup, downside, next(held).device)
         self.normalise_q, self.weighting = normalise_q, weighting
         self.critic, self.warm_start = critic, warm_start
         self.window = window or NoiseWindow()

@@ -182,7 +182,11 @@ def test_files_of_others_are_never_overwritten(tmp_path, name):
 
 COMMITTED = {
     "offline_mpe/report": ["offline_mpe/results/*.jsonl"],
-    "comparison/results/bandit": ["comparison/results/*.jsonl"],
+    "comparison/results/bandit": [
+        "comparison/results/bandit.jsonl",
+        "comparison/results/ablations.jsonl",
+    ],
+    "comparison/results/two_apples": ["comparison/results/two_apples.jsonl"],
     "comparison/results/ablations": ["comparison/results/ablations.jsonl"],
 }
 

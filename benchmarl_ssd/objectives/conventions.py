@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictParams
+from tensordict.utils import NestedKey
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from benchmarl_ssd.modules.conventions import ConventionNetwork, responsibilities
 from benchmarl_ssd.objectives.common import OfflineLoss
@@ -37,10 +39,13 @@ class ConventionMixin(OfflineLoss):
     convention_value: Tensor
 
     def _set_up_conventions(
-        self, network: ConventionNetwork | None, sharpening_steps: int = 500
+        self,
+        network: ConventionNetwork | None,
+        key: NestedKey = ("agents", "convention"),
+        sharpening_steps: int = 500,
     ) -> None:
         self.n_conventions = 1 if network is None else network.n_conventions
-        self.sharpening_steps = sharpening_steps
+        self.convention_key, self.sharpening_steps = key, sharpening_steps
         if network is None:
             return
         self.convert_to_functional(network, "convention_network")
@@ -55,6 +60,20 @@ class ConventionMixin(OfflineLoss):
         """The convention that the policies are to follow."""
         used = self.convention_share >= _LEAST_SHARE / self.n_conventions
         return int(self.convention_value.masked_fill(~used, -torch.inf).argmax())
+
+    def _told(self, tensordict: TensorDictBase, convention: Tensor) -> TensorDictBase:
+        """Tell the score a convention (an index, ``[*B]`` or one for all), beside the data."""
+        told = one_hot(convention, self.n_conventions).to(self.convention_share.dtype)
+        shape = (*tensordict.batch_size, self.convention_network.n_agents, self.n_conventions)
+        told = told.unsqueeze(-2).expand(shape)
+        return tensordict.copy().set(self.convention_key, told)
+
+    def told_convention(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add the entry that tells the score which convention the policies follow, if any."""
+        if self.n_conventions == 1:
+            return tensordict
+        index = torch.tensor(self.convention, device=self.convention_share.device)
+        return self._told(tensordict, index)
 
     def _parted(self, tensordict: TensorDictBase, sharpness: float) -> tuple[Tensor, Tensor]:
         """Squared errors ``[*B, K]`` and responsibilities ``[*B, K]``."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from benchmarl_ssd.modules import ActionScaler, ConditionalScore
 from benchmarl_ssd.modules.conditional_score import check_option
@@ -20,12 +18,11 @@ from benchmarl_ssd.objectives.conventions import ConventionMixin
 from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
 from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
+from benchmarl_ssd.objectives.stages import CriticMode
 from benchmarl_ssd.objectives.temperature import TemperatureMixin
 
 # Calls between two looks at the information in an action.
 _LOOK_INTERVAL = 10
-
-CriticMode = Literal["following", "frozen"]
 
 
 class SsdLoss(
@@ -196,50 +193,33 @@ class SsdLoss(
             reward_scale,
             reduction,
         )
-        self.convention_key = convention_key
-        self._set_up_conventions(convention_network)
+        self._set_up_conventions(convention_network, convention_key)
         if convention_network is not None:
             self.loss_names = (*self.loss_names, "loss_convention")
         self._set_up_smoothing(policy_noise, noise_clip)
         self._set_up_score(score_network, n_noise_draws)
         check_option("weighting", weighting, Weighting)
-        check_option("critic", critic, CriticMode)
         if not 0 < policy_share <= 1:
             raise ValueError(f"expected policy_share in (0, 1], found {policy_share}")
-        for name, found, least in (
-            ("n_policy_noise_draws", n_policy_noise_draws, 1),
-            ("pretrain_steps", pretrain_steps or 0, 0),
-            ("score_steps", score_steps or 0, 0),
-            ("critic_from", critic_from, 0),
-            ("extraction_steps", extraction_steps, 1),
-        ):
-            if found < least:
-                raise ValueError(f"expected {name} of at least {least}, found {found}")
+        if n_policy_noise_draws < 1:
+            raise ValueError(
+                f"expected n_policy_noise_draws of at least 1, found {n_policy_noise_draws}"
+            )
+        self._set_up_stages(
+            critic, warm_start, score_steps, critic_from, pretrain_steps, extraction_steps
+        )
         # Exact scores have buffers only, or nothing.
         held = chain(score_network.parameters(), score_network.buffers(), [torch.zeros(0)])
         self._set_up_temperature(beta, beta_warmup, downside, next(held).device)
         self.normalise_q, self.weighting = normalise_q, weighting
-        self.critic, self.warm_start = critic, warm_start
         self.window = window or NoiseWindow()
         self.n_policy_noise_draws = n_policy_noise_draws
-        self.score_steps, self.critic_from = score_steps, critic_from
         self.policy_share = policy_share
-        self.pretrain_steps, self.extraction_steps = pretrain_steps, extraction_steps
-        self.step = 0
-        following = critic == "following"
-        self._set_up_actor(actor_network, following, stochastic_actors)
+        self._set_up_actor(actor_network, critic == "following", stochastic_actors)
 
     def _read_keys(self) -> list[NestedKey]:
         made = unravel_key(self.convention_key)
         return [key for key in super()._read_keys() if unravel_key(key) != made]
-
-    def get_extra_state(self) -> Tensor:
-        """Return the number of training calls so far; part of ``state_dict``."""
-        return torch.tensor(self.step)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Set the number of training calls so far."""
-        self.step = int(state)
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample surrogate ``[*B]``, and metrics; on a share of the batch."""
@@ -277,20 +257,6 @@ class SsdLoss(
             noise = score.predict(context, noised, t)
         return (noise_weight(score.schedule, t, self.weighting) * noise).mean(0)
 
-    def _told(self, tensordict: TensorDictBase, convention: Tensor) -> TensorDictBase:
-        """Tell the score a convention (an index, ``[*B]`` or one for all), beside the data."""
-        told = one_hot(convention, self.n_conventions).to(self.convention_share.dtype)
-        shape = (*tensordict.batch_size, self.convention_network.n_agents, self.n_conventions)
-        told = told.unsqueeze(-2).expand(shape)
-        return tensordict.copy().set(self.convention_key, told)
-
-    def told_convention(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Add the entry that tells the score which convention the policies follow, if any."""
-        if self.n_conventions == 1:
-            return tensordict
-        index = torch.tensor(self.convention, device=self.convention_share.device)
-        return self._told(tensordict, index)
-
     def _fit_scores(
         self, tensordict: TensorDictBase, on_share: bool
     ) -> dict[str, tuple[Tensor, dict]]:
@@ -311,35 +277,32 @@ class SsdLoss(
             self._inform(metrics["information"].detach())
         return loss, {**metrics, "information": self.information.clone()}
 
-    def _fit_critic(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
+    def _fit_value(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         if self.n_conventions > 1 and self.training:
             value = self.qvalues(tensordict, self.qvalue_network_params.data).mean(0)
             self.value_conventions(tensordict, self.per_sample(value, tensordict))
-        return {"loss_value": self.value_loss(tensordict)}
+        return self.value_loss(tensordict)
 
     def _stage_losses(self, tensordict: TensorDictBase) -> dict[str, tuple[Tensor, dict]]:
-        online, border = self.pretrain_steps is None, self.pretrain_steps or 0
-        extracts = online or self.step >= border
-        last = border if self.score_steps is None else self.score_steps
+        names, extracts = self.out_keys, self.extracts
         losses: dict[str, tuple[Tensor, dict]] = {}
-        if self.warm_start and not extracts:
+        if "loss_actor" in names and not extracts:
             losses["loss_actor"] = (self.clone_loss(tensordict), {})
-        if online or self.step < last:
-            losses.update(self._fit_scores(tensordict, extracts and not online))
-        if online or self.critic_from <= self.step < border:
-            losses.update(self._fit_critic(tensordict))
-            if not (extracts and self.critic == "following"):
-                losses["loss_qvalue"] = self.qvalue_loss(tensordict)
-        if not extracts:
-            return losses
-        if self.critic == "following":
-            losses["loss_qvalue"] = self.policy_qvalue_loss(tensordict)
-        losses["loss_actor"] = self.actor_loss(tensordict)
+        if "loss_score" in names:
+            on_share = extracts and self.pretrain_steps is not None
+            losses.update(self._fit_scores(tensordict, on_share))
+        if "loss_value" in names:
+            losses["loss_value"] = self._fit_value(tensordict)
+        if "loss_qvalue" in names:
+            regress = self.policy_qvalue_loss if self.follows else self.qvalue_loss
+            losses["loss_qvalue"] = regress(tensordict)
+        if extracts:
+            losses["loss_actor"] = self.actor_loss(tensordict)
         return losses
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the losses of the current stage."""
+        """Return the losses of the current stage, :attr:`out_keys`, and metrics."""
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         for name, (loss, more) in self._stage_losses(tensordict).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarl_ssd.objectives.common import OfflineLoss
+from benchmarl_ssd.objectives.stages import StagesMixin
 
 # Temperature at one nat of information and Gaussian rewards: of one convention, and of one chosen
 # among several, where a critic that is trusted more drives agents off the convention they share.
@@ -17,16 +17,9 @@ _LEAST_DOWNSIDE, _LEAST_INFORMATION, _MOST = 0.2, 0.01, 100.0
 _RATE = 0.1
 
 
-class TemperatureMixin(OfflineLoss):
-    """The temperature of an extraction, given or from the data.
+class TemperatureMixin(StagesMixin):
+    """The temperature of an extraction, given or from the data; meant to be inherited from."""
 
-    Meant to be inherited from, by a loss that counts its training calls in ``step``.
-    """
-
-    n_conventions: int
-    step: int
-    pretrain_steps: int | None
-    extraction_steps: int
     information: Tensor
 
     def _set_up_temperature(
@@ -44,13 +37,6 @@ class TemperatureMixin(OfflineLoss):
         """Take an estimate of the information into the running average."""
         start = self.information.isnan()
         self.information.copy_(torch.where(start, found, self.information.lerp(found, _RATE)))
-
-    @property
-    def progress(self) -> float:
-        """Share of the extraction that is done, in [0, 1]."""
-        if self.pretrain_steps is None:
-            return 1.0
-        return min(max(0.0, (self.step - self.pretrain_steps) / self.extraction_steps), 1.0)
 
     @property
     def data_beta(self) -> float:

@@ -162,10 +162,11 @@ class LossTests:
             "_".join(key) if isinstance(key, tuple) else key: data.get(key) for key in loss.in_keys
         }
         expected = self.losses(self.seeded(copy.deepcopy(loss), data))
+        names = loss.out_keys
         torch.manual_seed(1)
         out = loss(**kwargs)
         out = out if isinstance(out, tuple) else (out,)
-        for value, name in zip(out, loss.out_keys, strict=False):
+        for value, name in zip(out, names, strict=True):
             torch.testing.assert_close(value, expected[name])
 
     def test_reset_parameters_changes_every_network(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -95,12 +96,32 @@ def test_stages_train_what_belongs_to_them(critic, score_steps):
         extraction_steps=1,
     )
     data = make_data((8,))
-    stages = [{key for key in set(loss(data).keys()) if key.startswith("loss")} for _ in range(3)]
+    stages = []
+    for _ in range(3):
+        told, out = set(loss.out_keys), loss(data)
+        stages.append({key for key in set(out.keys()) if key.startswith("loss")})
+        assert stages[-1] == told
     last = {"loss_actor", "loss_qvalue"} if critic == "following" else {"loss_actor"}
     expected = [{"loss_actor"}, {"loss_qvalue", "loss_value", "loss_actor"}, last]
     for losses in expected[:score_steps]:
         losses.add("loss_score")
     assert stages == expected
+
+
+def test_a_call_by_keywords_gives_the_losses_of_its_stage():
+    stages = {"score_steps": 1, "critic_from": 1, "pretrain_steps": 2, "extraction_steps": 1}
+    loss = SsdLoss(make_actor(), learned_score(), make_qvalue(), make_value(), **stages)
+    twin, data = copy.deepcopy(loss), make_data((8,))
+    entries = {"_".join(key) if isinstance(key, tuple) else key: data[key] for key in loss.in_keys}
+    for step in range(3):
+        names = loss.out_keys
+        torch.manual_seed(step)
+        found = loss(**entries)
+        torch.manual_seed(step)
+        expected = twin(data)
+        assert names != list(loss.loss_names)
+        for value, name in zip(found, names, strict=True):
+            assert torch.equal(value, expected[name])
 
 
 def test_actors_are_extracted_on_a_share_of_the_batch():

@@ -41,10 +41,21 @@ def check_dataset_fits(metadata: DatasetMetadata, experiment: Any) -> None:
         )
     for group in groups:
         _check_shapes(metadata, group, experiment.observation_spec[group], "observation")
+        _check_continuous(metadata, group)
         _check_shapes(metadata, group, experiment.action_spec[group], "action")
         _check_bounds(metadata, group, experiment.action_spec[group, "action"])
     if metadata.task is not None and not plays_back:
         _warn_other_options(metadata.task.get("config") or {}, experiment.task.config or {})
+
+
+def _check_continuous(metadata: DatasetMetadata, group: str) -> None:
+    info = metadata.tensors[f"{group}/action"]
+    if not info.torch_dtype.is_floating_point:
+        raise DatasetError(
+            f"expected continuous actions {group}/action, found discrete ones ({info.dtype}) in "
+            "the dataset; the algorithms of this package need actions that are real numbers: "
+            "record with experiment.prefer_continuous_actions=True"
+        )
 
 
 def _check_shapes(metadata: DatasetMetadata, group: str, spec: Composite, what: str) -> None:
@@ -52,12 +63,6 @@ def _check_shapes(metadata: DatasetMetadata, group: str, spec: Composite, what: 
         path = key if isinstance(key, tuple) else (key,)
         name = "/".join((group, *path))
         info = metadata.tensors.get(name)
-        if what == "action" and info is not None and not info.torch_dtype.is_floating_point:
-            raise DatasetError(
-                f"expected continuous actions {name}, found discrete ones ({info.dtype}) in the "
-                "dataset; the algorithms of this package need actions that are real numbers: "
-                "record with experiment.prefer_continuous_actions=True"
-            )
         expected = list(spec[key].shape)
         found = None if info is None else list(info.shape[1:])
         if found != expected:

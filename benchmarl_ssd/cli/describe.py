@@ -54,10 +54,8 @@ def describe(
     from benchmarl_ssd.data.describing import describe as describe_dataset
 
     if figure is not None:
-        from benchmarl_ssd.data.files import expect_nothing
         from benchmarl_ssd.evaluation.dataset_figure import check_target, plot_dataset
 
-        expect_nothing(figure)
         check_target(figure)
     folders = [_find(name) for name in (dataset, grid_from) if name is not None]
     grid = describe_dataset(folders[1]).grid if grid_from is not None else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -10,7 +9,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -287,7 +286,7 @@ def _value(key: str, text: str, default: Any) -> Any:
     except yaml.YAMLError:
         raise ValueError(f"expected a YAML value for {key}, found {text!r}") from None
     if isinstance(default, float) and type(value) in (int, str):
-        with contextlib.suppress(ValueError):  # YAML takes 1e-2 for text, Hydra and people do not
+        with suppress(ValueError):  # YAML takes 1e-2 for text, Hydra and people do not
             return float(value)
     if default is not None and value is not None and type(value) is not type(default):
         raise ValueError(

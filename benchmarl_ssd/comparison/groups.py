@@ -68,10 +68,13 @@ _NEUTRAL = (
 )
 
 
-def _options(summary: dict[str, Any], task: bool) -> list[str] | None:
-    """What a comparison or a script set, of the task or of the rest, where it is on record."""
-    if "comparison" not in summary and "settings" not in summary:
-        return None
+def _on_record(run: Result) -> bool:
+    """Whether a comparison or a script said what it set; of a stock run nothing is known."""
+    return "comparison" in run.summary or "settings" in run.summary
+
+
+def _options(summary: dict[str, Any], task: bool) -> list[str]:
+    """What a comparison or a script set, of the task or of the rest."""
     given = [each.lstrip("+") for each in summary.get("comparison", {}).get("options", [])]
     given += [f"{name}={value}" for name, value in summary.get("settings", {}).items()]
     neutral = tuple(f"experiment.{name}" for name in _NEUTRAL)
@@ -91,12 +94,12 @@ _SAME: dict[str, _Entry] = {
     "FQE discount": lambda summary: summary["final"].get("fqe_gamma"),
     "FQE members": lambda summary: len(summary["final"].get("fqe_members", [])),
     "FQE horizon": lambda summary: summary["final"].get("fqe_horizon"),
-    "options of the task": lambda summary: _options(summary, task=True),
 }
-# What is the same in all runs of an algorithm.
-_SAME_ALGORITHM: dict[str, _Entry] = {
-    "options": lambda summary: _options(summary, task=False),
+# Where they are on record: the same in all runs, and in all runs of an algorithm.
+_SAME_TASK: dict[str, _Entry] = {
+    "options of the task": lambda summary: _options(summary, task=True)
 }
+_SAME_ALGORITHM: dict[str, _Entry] = {"options": lambda summary: _options(summary, task=False)}
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
@@ -123,22 +126,21 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 
 
 def _check_alike(group: Group) -> None:
-    _check_same(group.name, [run for each in group.runs.values() for run in each], _SAME)
-    for runs in group.runs.values():
-        _check_same(group.name, runs, _SAME_ALGORITHM)
+    runs = [run for each in group.runs.values() for run in each]
+    _check_same(group.name, runs, _SAME)
+    _check_same(group.name, list(filter(_on_record, runs)), _SAME_TASK)
+    for each in group.runs.values():
+        _check_same(group.name, list(filter(_on_record, each)), _SAME_ALGORITHM)
 
 
 def _check_same(name: str, runs: Sequence[Result], entries: dict[str, _Entry]) -> None:
     for what, entry in entries.items():
-        found = [(entry(run.summary), run) for run in runs]
-        if what.startswith("options"):  # of a stock run they are not on record
-            found = [each for each in found if each[0] is not None]
-        for other, run in found[1:]:
-            first, one = found[0]
+        for run in runs[1:]:
+            first, other = entry(runs[0].summary), entry(run.summary)
             if first != other:
                 raise ComparisonError(
                     f"expected runs on {name} with the same {what}, found "
-                    f"{_shown(first, other)} in {one.name} and {_shown(other, first)} in "
+                    f"{_shown(first, other)} in {runs[0].name} and {_shown(other, first)} in "
                     f"{run.name}; such runs are not comparable: report them apart"
                 )
 

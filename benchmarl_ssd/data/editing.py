@@ -155,7 +155,7 @@ def split(
         [3, 1]
     """
     folder, targets = Path(path), [Path(os.path.abspath(out)) for out in outs]  # noqa: PTH100
-    shares = list(fractions) if fractions is not None else [1 / max(1, len(targets))] * len(targets)
+    shares = [1 / len(targets) for _ in targets] if fractions is None else list(fractions)
     if not targets or len(shares) != len(targets) or len(set(targets)) != len(targets):
         raise DatasetError(
             f"expected folders to write, all different, and as many fractions, found {len(shares)} "

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarl_ssd.data.describing import Description
 from benchmarl_ssd.data.errors import DatasetError
 from benchmarl_ssd.data.files import expect_nothing
-from benchmarl_ssd.evaluation.figures import DATA_COLOUR, INK, PALETTE
+from benchmarl_ssd.evaluation.figures import DATA_COLOUR, INK, PALETTE, need_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def plot_dataset(found: Description, path: str | Path | None = None) -> Figure:
     """
     if path is not None:
         check_target(Path(path))
-    _need_matplotlib()
+    need_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def check_target(path: Path) -> None:
     expect_nothing(path)
     if not path.absolute().parent.is_dir():
         raise DatasetError(f"expected a folder for {path}, found none at {path.parent}; make it")
-    _need_matplotlib()
+    need_matplotlib()
     from matplotlib.backend_bases import FigureCanvasBase
 
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
@@ -90,15 +90,6 @@ def check_target(path: Path) -> None:
             f"expected a file ending in one of {', '.join(formats)}, found {path.name!r}; "
             "choose one of these, such as .png"
         )
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'Figures need matplotlib, which is not installed: pip install "benchmarl-ssd[plot]".'
-        ) from error
 
 
 def _draw_histogram(axis: Any, histogram: dict[str, list[float]]) -> None:

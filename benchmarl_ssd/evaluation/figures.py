@@ -22,14 +22,21 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LEFT_COLOUR, RIGHT_COLOUR = "#0072B2", "#D55E00"
 
 
-def _new_figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, Any]:
+def need_matplotlib() -> None:
+    """Say what to install where matplotlib is missing, before anything of it is imported."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'Figures need matplotlib, which is not installed: pip install "benchmarl-ssd[plot]".'
         ) from error
+
+
+def _new_figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, Any]:
+    need_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # A Figure of its own, not pyplot: no display, no global state, nothing to close.
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)

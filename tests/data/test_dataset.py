@@ -383,6 +383,10 @@ def test_damage_found_by_the_full_check(folder, kind):
     assert fingerprint(folder) == before
 
 
+def test_a_string_is_a_path_too(folder):
+    assert validate(str(folder)).episodes == 4
+
+
 def test_damage_far_in_a_large_file_is_found(tmp_path):
     folder = write_example(tmp_path / "data", episodes=4000, length=200)
     put("next/agents/observation", 4_700_000, float("nan"))(folder)

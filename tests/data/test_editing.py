@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from benchmarl_ssd.data import (
     DatasetError,
-    DatasetMetadata,
     DatasetWriter,
     OfflineDataset,
     validate,
@@ -216,6 +214,19 @@ def test_sound_episodes_alone(tmp_path, piece):
     assert audit(tmp_path / "out").errors == 0
 
 
+def test_the_best_are_chosen_among_sound_episodes(tmp_path):
+    """An episode with a return that is no number is neither the best nor counted."""
+    path = write(tmp_path / "data", lengths=(2,) * 10)
+    sound = returns(path)
+    damage(path, "next/agents/reward", 4, float("nan"))  # episode 2
+    sound[2] = -torch.inf
+    found = subset(path, tmp_path / "best", Selection(top=0.1), sound=True)
+    assert found.episodes == 1
+    assert found.episode_return["mean"] == pytest.approx(sound.max().item())
+    third = subset(path, tmp_path / "third", Selection(top=1 / 3), sound=True)
+    assert third.episodes == 3  # of nine
+
+
 def test_a_time_limit_moves_ends_of_that_length_alone(tmp_path, piece):
     data = torch.cat([example_episodes(1, n, seed=n) for n in (5, 3, 5, 5)])
     data["next", "agents", "terminated"] = data["next", "terminated"].unsqueeze(1).expand(-1, 2, 1)
@@ -347,6 +358,7 @@ def test_a_split_that_fails_at_its_end_leaves_no_part(tmp_path, monkeypatch, fai
         (["a"], [1.0], "at least two fractions"),
         (["a", "b"], [1.0], "found 1 fractions and 2 folders"),
         (["a", "a"], None, "found 2 fractions and 1 folders"),
+        ([], None, "expected folders to write.*found 0 fractions and 0 folders"),
         (["a", "b"], [0.95, 0.05], "none in part 2 of 4 episodes"),
     ],
 )
@@ -382,32 +394,3 @@ def test_equal_calls_write_equal_bytes(tmp_path):
         for name in ("a", "b")
     ]
     assert sums[0] == sums[1]
-
-
-def test_the_best_are_chosen_among_sound_episodes(tmp_path):
-    """An episode with a return that is no number is neither the best nor counted."""
-    path = write(tmp_path / "data", lengths=(2,) * 10)
-    metadata = DatasetMetadata.read(path)
-    info = metadata.tensors["next/agents/reward"]
-    rewards = np.memmap(path / info.file, dtype=np.float32, mode="r+", shape=info.shape)
-    rewards[4:6] = np.nan
-    rewards.flush()
-    sound = returns_by_hand(path)
-    best = int(sound.nan_to_num(-torch.inf).argmax())
-    found = subset(path, tmp_path / "best", Selection(top=0.1), sound=True)
-    assert found.episodes == 1
-    assert found.episode_return["mean"] == pytest.approx(sound[best].item())
-    third = subset(path, tmp_path / "third", Selection(top=1 / 3), sound=True)
-    assert third.episodes == 3  # of nine
-
-
-def returns_by_hand(path):
-    info = DatasetMetadata.read(path).tensors["next/agents/reward"]
-    rewards = np.fromfile(path / info.file, dtype=np.float32).reshape(info.shape)
-    return torch.from_numpy(rewards.astype(np.float64)).mean((1, 2)).reshape(10, 2).sum(1)
-
-
-def test_a_split_into_nothing_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="expected folders to write"):
-        split(write(tmp_path / "data"), [])
-    assert validate(str(tmp_path / "data")).episodes == 4  # a string is a path, too

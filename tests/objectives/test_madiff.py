@@ -216,7 +216,7 @@ def test_scales_of_what_the_regression_leaves_are_all_fitted():
 @pytest.fixture(scope="module")
 def linear():
     paths = linear_paths(40_000, 2, torch.Generator().manual_seed(0))
-    return fitted(paths, 700), paths
+    return fitted(paths, 1200), paths
 
 
 @pytest.mark.parametrize("time", [0.15, 0.4, 0.9])
@@ -253,7 +253,7 @@ def test_denoiser_finds_the_conditional_mean_of_a_gaussian(linear, time, agent):
 
 def test_plans_have_the_mean_and_the_spread_of_the_data(linear):
     plan, _ = linear
-    plan.temperature, plan.n_steps = 1.0, 25
+    plan.temperature, plan.n_steps = 1.0, 100  # fewer steps plan less spread than there is
     torch.manual_seed(2)
     observation = torch.tensor([[1.0], [-0.5]]).expand(4000, 2, 1)
     plans = plan.sample(observation)[:, 0]  # what agent 0 plans for both
@@ -262,11 +262,11 @@ def test_plans_have_the_mean_and_the_spread_of_the_data(linear):
     assert torch.allclose(current[:, 0], torch.tensor(1.0), atol=1e-5)  # what it sees
     mate = current[:, 1, 0]  # imagined from the correlation of the two, 0.64
     assert mate.mean().item() == pytest.approx(0.64, abs=0.06)
-    assert mate.std().item() == pytest.approx((1 - 0.64**2) ** 0.5, rel=0.1)
+    assert mate.std().item() == pytest.approx((1 - 0.64**2) ** 0.5, rel=0.08)
     own = future[:, 0, 0, 0]
     assert own.mean().item() == pytest.approx(0.9 - 0.4 * 0.64, abs=0.06)
     variance = 0.4**2 * (1 - 0.64**2) + 0.3**2
-    assert own.std().item() == pytest.approx(variance**0.5, rel=0.12)
+    assert own.std().item() == pytest.approx(variance**0.5, rel=0.08)
 
 
 def test_low_temperature_keeps_to_the_mean(linear):

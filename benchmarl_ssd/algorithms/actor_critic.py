@@ -77,7 +77,7 @@ class ActorCriticAlgorithm(OfflineAlgorithm):
             actor_network=policy_for_loss,
             **self.networks(group),
             action_scaler=self.action_scaler(group),
-            reward_scale=self.reward_scale(group, self.reward_scale_option),
+            reward_scale=self.reward_scale(self.team_rewards(group), self.reward_scale_option),
             **self.loss_options,
         )
         self.set_team_keys(group, loss, self.independent)
@@ -109,6 +109,7 @@ class ActorCriticConfig(OfflineAlgorithmConfig):
     num_qvalue_nets: int = MISSING
     critic_layer_norm: bool = MISSING
     reward_scale: float | None = MISSING
+    centre_rewards: bool | None = MISSING
     critic_lr: float | None = MISSING
     actor_lr: float | None = MISSING
     lr_schedule: str = MISSING

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import Compose
@@ -21,6 +21,7 @@ from benchmarl_ssd.algorithms.compatibility import check_dataset_fits
 from benchmarl_ssd.algorithms.networks import NetworkBuilder
 from benchmarl_ssd.algorithms.off_policy import OffPolicyCallback
 from benchmarl_ssd.data import OfflineDataset, OfflineReplayBuffer
+from benchmarl_ssd.data.centring import centred_rewards
 from benchmarl_ssd.data.following import add_next_action
 from benchmarl_ssd.data.recipes import recipes, resolve
 from benchmarl_ssd.data.statistics import sample_rows, team_reward, varies
@@ -28,7 +29,7 @@ from benchmarl_ssd.environments import LoggedClass, changed_options
 
 # Rewards that are looked at for their scale, drawn at random from a dataset with more.
 _N_REWARDS = 1_000_000
-# Mean over deviation of rewards from which on critics are known to suffer.
+# Mean over deviation of rewards from which on critics would learn little but a constant.
 _MOST_OFFSET = 10.0
 
 
@@ -52,6 +53,7 @@ class OfflineAlgorithm(NetworkBuilder):
         dataset: str | None,
         lr_schedule: str,
         final_evaluation_episodes: int | None,
+        centre_rewards: bool | None = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,6 +69,12 @@ class OfflineAlgorithm(NetworkBuilder):
         self.lr_schedule = lr_schedule
         self.dataset = self._open_dataset(dataset)
         self.explores = self.dataset is None
+        if centre_rewards and self.dataset is None:
+            raise ValueError(
+                "expected algorithm.dataset with centre_rewards=true, found none; only of logged "
+                "rewards the mean is known beforehand"
+            )
+        self.centre_rewards = centre_rewards
         if final_evaluation_episodes is None:
             online = self.experiment_config.evaluation_episodes
             final_evaluation_episodes = 320 if self.dataset is not None else online
@@ -140,9 +148,32 @@ class OfflineAlgorithm(NetworkBuilder):
         """Return the steps of the windows that are sampled, or ``None`` for single transitions."""
         return self._sequence_length() if self.has_rnn else None
 
-    def derived_entries(self, group: str) -> dict[str, torch.Tensor]:
-        """Compute what the loss reads beside the dataset's own entries, ``[T, ...]`` by key."""
-        return {}
+    def derived_entries(self, group: str) -> dict[NestedKey, Tensor]:
+        """Compute what the loss reads in place of or beside the dataset's own entries, by key.
+
+        Tensors of all transitions, ``[T, ...]``.
+        """
+        return {("next", group, "reward"): self.rewards(group)} if self.centres(group) else {}
+
+    def centres(self, group: str) -> bool:
+        """Whether a group's rewards are centred."""
+        unbounded = self.experiment_config.gamma >= 1
+        if self.centre_rewards is not None or self.dataset is None or unbounded:
+            return bool(self.centre_rewards)
+        rewards = team_reward([self._some(self.dataset.data["next", group, "reward"])])
+        # Of equal rewards nothing is left, unless ends that come early or late make a difference.
+        ends = self.dataset.data["next", "terminated"]
+        alike = not varies(rewards) and bool(ends.all() or not ends.any())
+        return not alike and bool(rewards.mean().abs() > _MOST_OFFSET * rewards.std(correction=0))
+
+    def rewards(self, group: str) -> Tensor:
+        """Return the rewards that are trained on, of all transitions, ``[T, n, 1]``."""
+        assert self.dataset is not None
+        reward = self.dataset.data["next", group, "reward"]
+        if not self.centres(group):
+            return reward
+        terminated = self.dataset.data["next", "terminated"]
+        return centred_rewards(reward, terminated, self.experiment_config.gamma)
 
     def _sequence_length(self) -> int:
         # Most episodes in full: shorter ones are left out of the windows, with a warning.
@@ -171,32 +202,21 @@ class OfflineAlgorithm(NetworkBuilder):
             add_next_action(batch, group)
         return batch
 
-    def reward_scale(self, group: str, option: float | None) -> float:
-        """Return ``option``, or one over the deviation of the dataset's team rewards."""
-        rewards = self.team_rewards(group)
-        if rewards is None or not varies(rewards):
-            return 1.0 if option is None else option
-        deviation, mean = rewards.std().item(), rewards.mean().item()
-        if abs(mean) > _MOST_OFFSET * deviation:
-            warnings.warn(
-                f"expected rewards of group {group!r} that differ about as much as they are large, "
-                f"found a mean of {mean:.3g} and a deviation of {deviation:.3g}: values are then "
-                "mostly a constant, which critics have to learn first, and policies come out "
-                "worse. Where episodes are cut by a time limit only, subtract the mean",
-                stacklevel=2,
-            )
-        return 1.0 / deviation if option is None else option
+    def reward_scale(self, rewards: Tensor | None, option: float | None) -> float:
+        """Return ``option``, or one over the deviation of :meth:`team_rewards`."""
+        if option is not None:
+            return option
+        return 1.0 if rewards is None or not varies(rewards) else 1.0 / rewards.std().item()
 
     def team_rewards(self, group: str) -> Tensor | None:
-        """Return the dataset's team rewards, float64 ``[T]``; a million of them if it has more."""
+        """Return the team rewards that are trained on, float64 ``[T]``, a million at most."""
         if self.dataset is None:
             return None
-        reward = self.dataset.group_data(group)["next"].get((group, "reward"), None)
-        if reward is None:  # one reward for all agents
-            reward = self.dataset.data["next", "reward"].unsqueeze(-2)
-        if len(reward) > _N_REWARDS:
-            reward = reward[sample_rows(len(reward), _N_REWARDS)]
-        return team_reward([reward])
+        return team_reward([self._some(self.rewards(group))])
+
+    def _some(self, reward: Tensor) -> Tensor:
+        large = len(reward) > _N_REWARDS
+        return reward[sample_rows(len(reward), _N_REWARDS)] if large else reward
 
     # -- optimisation -------------------------------------------------------------------------
 

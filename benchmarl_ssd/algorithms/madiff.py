@@ -9,16 +9,20 @@ import torch
 from benchmarl.algorithms.common import Algorithm
 from benchmarl.models.common import ModelConfig
 from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.utils import NestedKey
 from torchrl.data import Composite, Unbounded
 from torchrl.objectives import LossModule
 
 from benchmarl_ssd.algorithms.common import OfflineAlgorithm
 from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
 from benchmarl_ssd.data.return_ranks import return_ranks
+from benchmarl_ssd.data.statistics import sample_rows, team_reward
 from benchmarl_ssd.modules.plan_diffusion import PlanDiffusion
 from benchmarl_ssd.objectives import MadiffLoss
 
 _PLAN = "planned_change"
+# Windows that are looked at for the plans' scales.
+_N_WINDOWS = 50_000
 
 
 class Madiff(OfflineAlgorithm):
@@ -86,14 +90,11 @@ class Madiff(OfflineAlgorithm):
         whole = self._sequence_length()
         return whole if self.has_rnn else min(self.horizon, whole)
 
-    def derived_entries(self, group: str) -> dict[str, torch.Tensor]:
+    def derived_entries(self, group: str) -> dict[NestedKey, torch.Tensor]:
         """Rank the returns to go of all transitions, by the mean reward of the group."""
         assert self.dataset is not None
-        data = self.dataset.group_data(group)
-        reward = data["next"].get((group, "reward"), None)
-        if reward is None:  # one reward for all agents
-            reward = data["next", "reward"]
-        ranks = return_ranks(reward.double().flatten(1).mean(1), data["episode"])
+        reward = team_reward([self.rewards(group)])
+        ranks = return_ranks(reward, self.dataset.data["episode"])
         return {"return_rank": ranks.unsqueeze(-1)}
 
     # -- networks -----------------------------------------------------------------------------
@@ -124,7 +125,12 @@ class Madiff(OfflineAlgorithm):
         )
         if dataset is not None:
             data = dataset.group_data(group)
-            plan.frame.fit(plan.observe(data, 1), plan.observe(data["next"], 1), data["episode"])
+            plan.frame.fit(
+                plan.observe(data, 1),
+                plan.observe(data["next"], 1),
+                data["episode"],
+                sample_rows(len(data), _N_WINDOWS),
+            )
         return TensorDictSequential(plan, inverse)
 
     def _get_loss(

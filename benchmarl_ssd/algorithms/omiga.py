@@ -45,6 +45,7 @@ class OmigaConfig(OfflineAlgorithmConfig):
     mixer_num_cells: list[int] = MISSING
     critic_layer_norm: bool = MISSING
     reward_scale: float | None = MISSING
+    centre_rewards: bool | None = MISSING
     critic_lr: float | None = MISSING
     actor_lr: float | None = MISSING
     lr_schedule: str = MISSING

@@ -127,16 +127,6 @@ class Ssd(OfflineAlgorithm):
         for name, share in (("score_share", score_share), ("critic_share", critic_share)):
             if not 0 < share <= 1:
                 raise ValueError(f"expected {name} in (0, 1], found {share}")
-        for name, rate in (
-            ("score_lr", score_lr),
-            ("critic_lr", critic_lr),
-            ("actor_lr", actor_lr),
-            ("clone_lr", clone_lr),
-        ):
-            # The clone's rate is a share of the actors', which therefore cannot be zero.
-            if rate is not None and (rate < 0 or (rate == 0 and name == "actor_lr")):
-                least = "above 0" if name == "actor_lr" else "of at least 0"
-                raise ValueError(f"expected {name} {least}, or null, found {rate}")
         self.score_share, self.critic_share = score_share, critic_share
         if n_conventions < 1:
             raise ValueError(f"expected n_conventions of at least 1, found {n_conventions}")
@@ -176,6 +166,11 @@ class Ssd(OfflineAlgorithm):
             "actor": actor_lr,
             "clone": clone_lr,
         }
+        for name, rate in self.learning_rates.items():
+            # The clone's rate is a share of the actors', which therefore cannot be zero.
+            if rate is not None and (rate < 0 or (rate == 0 and name == "actor")):
+                least = "above 0" if name == "actor" else "of at least 0"
+                raise ValueError(f"expected {name}_lr {least}, or null, found {rate}")
         super().__init__(**kwargs)
 
     @property
@@ -304,7 +299,7 @@ class Ssd(OfflineAlgorithm):
             convention_network=self.conventions(group),
             convention_key=(group, "convention"),
             downside=1.0 if rewards is None else downside(rewards),
-            reward_scale=self.reward_scale(group, self.reward_scale_option),
+            reward_scale=self.reward_scale(rewards, self.reward_scale_option),
             score_steps=self.score_steps,
             critic_from=self.critic_from,
             pretrain_steps=self.pretrain_steps,
@@ -347,6 +342,7 @@ class SsdConfig(OfflineAlgorithmConfig):
     expectile: float = MISSING
     loss_function: str = MISSING
     reward_scale: float | None = MISSING
+    centre_rewards: bool | None = MISSING
     critic: str = MISSING
     critics: str = MISSING
     critic_layer_norm: bool = MISSING

@@ -40,7 +40,8 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
             that bootstrap from logged actions, and ``("next", "acted")`` ``[*B, 1]``, whether there
             was such an action. At an episode's last row there was none: the entry is zero there,
             and never another episode's.
-        entries: what else is sampled along, by key: tensors ``[T, ...]`` of all transitions.
+        entries: what is sampled beside or in place of the dataset's entries, by key: tensors
+            ``[T, ...]`` of all transitions.
 
     Raises:
         DatasetError: if there is no such group, the sizes make no sense, or no episode is as long
@@ -68,7 +69,7 @@ class OfflineReplayBuffer(TensorDictReplayBuffer):
         sequence_length: int | None = None,
         transform: Any = None,
         next_action: bool = False,
-        entries: Mapping[str, torch.Tensor] | None = None,
+        entries: Mapping[Any, torch.Tensor] | None = None,
     ) -> None:
         if batch_size < 1 or (sequence_length is not None and sequence_length < 1):
             raise DatasetError(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# Windows that are looked at for their scales.
-_N_WINDOWS = 50_000
-
 # Changes below this never happen in the data; they are not made up in plans either.
 _CONSTANT = 1e-6
 
@@ -59,20 +56,23 @@ class PlanFrame(nn.Module):
         self.register_buffer("deviation", torch.ones(shape, device=device))
         self.register_buffer("change", torch.ones(n_agents, horizon, observation_dim).to(device))
 
-    def fit(self, observation: Tensor, next_observation: Tensor, episode: Tensor) -> PlanFrame:
+    def fit(
+        self,
+        observation: Tensor,
+        next_observation: Tensor,
+        episode: Tensor,
+        rows: Tensor | None = None,
+    ) -> PlanFrame:
         """Take the scales from logged transitions in time order.
 
         Args:
             observation (Tensor): ``[T, n, O]``.
             next_observation (Tensor): ``[T, n, O]``.
             episode (Tensor): the episode of each transition, ``[T]``; at least one transition.
+            rows (Tensor, optional): the transitions that are looked at, int64; ``None``: all.
         """
         total = len(observation)
-        rows = torch.arange(total)
-        if total > _N_WINDOWS:
-            # At random: every k-th sees some of the steps only, of episodes that are all as long.
-            shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(0))
-            rows = shuffled[:_N_WINDOWS].sort().values
+        rows = torch.arange(total) if rows is None else rows
         device = self.mean.device
         current = observation[rows].to(device).float()
         self.mean.copy_(current.mean(0))

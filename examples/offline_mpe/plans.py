@@ -11,7 +11,6 @@ as always acting alike) when they are told
 Each call adds a line to the result file.
 
     python examples/offline_mpe/plans.py --horizon 8 --plan-lr 2e-3
-    python examples/offline_mpe/plans.py --horizon 8 --plan-lr 6e-3
     python examples/offline_mpe/plans.py --horizon 4 --plan-lr 6e-3
 """
 

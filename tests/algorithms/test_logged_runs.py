@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from benchmarl_ssd.algorithms import OfflineRunError
 from benchmarl_ssd.data import OfflineDataset, from_arrays
 from benchmarl_ssd.data.recipes import build
-from benchmarl_ssd.environments import LoggedTask
+from benchmarl_ssd.environments import CoordinationTask, LoggedTask
 from benchmarl_ssd.environments.coordination import BanditEnv
 from benchmarl_ssd.environments.logged import LoggedTaskError
 
@@ -337,10 +336,61 @@ def test_the_unit_of_rewards_makes_no_difference(reward, tmp_path):
             torch.testing.assert_close(found[1][name], value, atol=1e-2, rtol=0)
 
 
-def test_a_constant_that_drowns_the_rewards_is_told(tmp_path):
-    for shift, told in ((0.0, False), (1000.0, True)):
+@pytest.mark.parametrize("name", ["matd3bc", "omiga", "ssd"])
+@pytest.mark.parametrize("option", [True, None])
+def test_a_constant_that_drowns_the_rewards_is_taken_out(name, option, tmp_path):
+    """What is learned is what is learned of the same rewards without it."""
+    found = []
+    for shift in (0.0, 1000.0):
         bring(tmp_path / f"{shift}", shift=shift)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            make("ssd", task_of(tmp_path / f"{shift}"), tmp_path / f"runs {shift}").close()
-        assert any("subtract the mean" in str(each.message) for each in caught) == told
+        centre = option or shift == 0
+        options = {"experiment": FEW, "centre_rewards": True if centre else None}
+        experiment = make(name, task_of(tmp_path / f"{shift}"), tmp_path / "runs", **options)
+        sample = experiment.replay_buffers["agents"].sample()
+        assert sample["next", "agents", "reward"].abs().max() < 10
+        experiment.run()
+        found.append(group_parameters(experiment))
+        experiment.close()
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("shift", "option"), [(0.0, None), (1000.0, False)])
+def test_rewards_stay_as_they_are(shift, option, tmp_path):
+    """Those that differ as much as they are large, and those of whoever wants it."""
+    bring(tmp_path / "data", shift=shift)
+    task = task_of(tmp_path / "data")
+    experiment = make("ssd", task, tmp_path / "runs", centre_rewards=option)
+    sample = experiment.replay_buffers["agents"].sample()
+    logged = experiment.algorithm.dataset.data["next", "agents", "reward"]
+    assert torch.equal(sample["next", "agents", "reward"], logged[sample["index"]])
+    experiment.close()
+
+
+def test_a_bonus_for_every_step_is_worth_the_steps(tmp_path):
+    """Of rewards that are all 1, the episodes' ends are what there is to learn from."""
+    steps, ends = 200, np.arange(200) % 20 == 19
+    data = np.random.default_rng(0).normal(size=(2, steps, 2, 3))
+    from_arrays(
+        tmp_path / "data",
+        observations=data[0],
+        actions=np.tanh(data[1]),
+        rewards=np.ones(steps),
+        terminations=ends,
+        next_observations=data[0],
+    )
+    experiment = make("ssd", task_of(tmp_path / "data"), tmp_path / "runs")
+    sample = experiment.replay_buffers["agents"].sample()
+    rewards = sample["next", "agents", "reward"].mean((1, 2))
+    over = sample["next", "terminated"].squeeze(-1)
+    constant = 1 / (1 - experiment.config.gamma * 0.95)
+    torch.testing.assert_close(rewards[over], torch.full_like(rewards[over], 1 - constant))
+    kept = 1 - (1 - experiment.config.gamma) * constant
+    torch.testing.assert_close(rewards[~over], torch.full_like(rewards[~over], kept))
+    experiment.close()
+
+
+def test_rewards_of_a_run_that_collects_cannot_be_centred(tmp_path):
+    with pytest.raises(OfflineRunError, match=r"expected algorithm.dataset with centre_rewards"):
+        make("matd3bc", CoordinationTask.BANDIT.get_from_yaml(), tmp_path, centre_rewards=True)
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarl_ssd.modules import plan_frame
+from benchmarl_ssd.data.statistics import sample_rows
 from benchmarl_ssd.modules.plan_denoiser import PlanDenoiser
 from benchmarl_ssd.modules.plan_diffusion import PlanDiffusion
 from benchmarl_ssd.modules.plan_frame import PlanFrame
@@ -31,12 +31,12 @@ def test_scales_are_those_of_the_data():
     assert (frame.deviation[:, 2] == 1).all()
 
 
-def test_scales_are_of_all_steps(monkeypatch):
+def test_scales_are_of_all_steps():
     """Every fifth row would be the first of each episode only, where nothing has moved yet."""
-    monkeypatch.setattr(plan_frame, "_N_WINDOWS", 4000)
     step = torch.arange(5.0).repeat(4000).reshape(-1, 1, 1)
     episode = torch.arange(4000).repeat_interleave(5)
-    frame = PlanFrame(1, 1, horizon=1).fit(step, (step + 1) * 2, episode)
+    rows = sample_rows(len(step), 4000)
+    frame = PlanFrame(1, 1, horizon=1).fit(step, (step + 1) * 2, episode, rows)
     assert frame.deviation.item() == pytest.approx(2**0.5, rel=0.03)  # of 0, 1, 2, 3, 4
     assert frame.change.item() == pytest.approx(18**0.5, rel=0.03)  # of 2, 3, 4, 5, 6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -48,7 +48,7 @@ def describe(groups: Sequence[Group], bootstrap: Bootstrap) -> dict[str, Any]:
         "datasets": datasets,
         "overall": _overall(suite, bootstrap),
         "improvement": _improvements(groups, bootstrap),
-        "notes": [*_notes(groups), *suite.notes],
+        "notes": [*_notes(groups), *suite.notes, *_unpaired(groups)],
     }
 
 
@@ -165,10 +165,13 @@ def _overall(suite: Suite, bootstrap: Bootstrap) -> dict[str, Any] | None:
     }
 
 
+def _pairs(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
+    return combinations(dict.fromkeys(name for group in groups for name in group.runs), 2)
+
+
 def _improvements(groups: Sequence[Group], bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    algorithms = dict.fromkeys(name for group in groups for name in group.runs)
     found = []
-    for x, y in combinations(algorithms, 2):
+    for x, y in _pairs(groups):
         pair = make_pair(groups, x, y)
         if pair is not None:
             first, second = pair.returns[x], pair.returns[y]
@@ -182,6 +185,21 @@ def _improvements(groups: Sequence[Group], bootstrap: Bootstrap) -> list[dict[st
                 }
             )
     return found
+
+
+def _unpaired(groups: Sequence[Group]) -> list[str]:
+    played = [group for group in groups if group.kind == PLAYED]
+    left_out = [
+        f"{x} and {y}"
+        for x, y in _pairs(played)
+        if any({x, y} <= group.runs.keys() for group in played) and make_pair(played, x, y) is None
+    ]
+    if not left_out:
+        return []
+    return [
+        f"No probability of improvement between {'; '.join(left_out)}: one of them has no seed on "
+        "all the datasets that both ran on."
+    ]
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:

@@ -236,5 +236,5 @@ def plot_curves(content: dict[str, Any]) -> Figure | None:
                 label="mean of the data",
             )
         axis.set_title(f"{dataset['task']}\n{dataset['dataset']}", fontsize="small")
-        axis.legend(fontsize="x-small")
+        axis.legend(fontsize="x-small", handlelength=3.5)  # so that dashes show
     return figure

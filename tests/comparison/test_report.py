@@ -226,3 +226,18 @@ def test_a_run_that_diverged_is_named_and_leaves_json_that_can_be_read():
     assert json.loads(text, parse_constant=refuse)["datasets"][0]["rows"][0]["seeds"] == [0, 1]
     assert any("no number in ssd seed 1 (B)" in note for note in content["notes"])
     assert "ssd" in markdown(content)
+
+
+def test_pairs_without_a_common_seed_are_named():
+    """The dataset that both ran on is there, but bc has other seeds on each of the two."""
+    _, content = report(
+        runs("bc", [1.0], "expert"),
+        runs("bc", [0.0, 1.0], "medium")[1:],
+        runs("ssd", [1.0], "expert"),
+        runs("ssd", [1.0], "medium"),
+        runs("omar", [1.0], "expert"),
+    )
+    assert {(pair["x"], pair["y"]) for pair in content["improvement"]} == {
+        ("bc", "omar"), ("ssd", "omar"),
+    }  # fmt: skip
+    assert any("improvement between bc and ssd: one of them" in each for each in content["notes"])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _THRESHOLDS = 101
 _COLUMNS = 3
 _SMALL: dict[str, Any] = {"labelsize": "medium", "ticklabelsize": "small", "wrect": 5}
+_DATA = "mean of the data"
 _STYLES = ("solid", "dashed", "dotted", "dashdot")
 
 
@@ -233,8 +234,20 @@ def plot_curves(content: dict[str, Any]) -> Figure | None:
                 color="black",
                 linestyle="dotted",
                 linewidth=0.8,
-                label="mean of the data",
+                label=_DATA,
             )
         axis.set_title(f"{dataset['task']}\n{dataset['dataset']}", fontsize="small")
-        axis.legend(fontsize="x-small", handlelength=3.5)  # so that dashes show
+    # One legend for all panels, beside them; its lines are long, so that dashes show.
+    shown: dict[str, Any] = {}
+    for axis in axes:
+        shown |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    labels = [name for name in (*colours, _DATA) if name in shown]
+    figure.set_figwidth(figure.get_figwidth() + 1.5)
+    figure.legend(
+        [shown[name] for name in labels],
+        labels,
+        loc="outside right upper",
+        fontsize="x-small",
+        handlelength=3.5,
+    )
     return figure

@@ -11,7 +11,7 @@ from summaries import make_estimated, make_summary
 
 from benchmarl_ssd.comparison import ComparisonError
 from benchmarl_ssd.comparison.content import describe, to_json
-from benchmarl_ssd.comparison.figures import plot_scores
+from benchmarl_ssd.comparison.figures import plot_curves, plot_scores
 from benchmarl_ssd.comparison.groups import grouped
 from benchmarl_ssd.comparison.report import write_report
 from benchmarl_ssd.comparison.results import Result, only, read_results
@@ -241,3 +241,15 @@ def test_pairs_without_a_common_seed_are_named():
         ("bc", "omar"), ("ssd", "omar"),
     }  # fmt: skip
     assert any("improvement between bc and ssd: one of them" in each for each in content["notes"])
+
+
+def test_curves_have_one_legend_beside_them():
+    _, content = report(
+        runs("bc", [1.0]), runs("ssd", [1.0, 2.0]), runs("bc", [1.0], "medium"),
+        runs("omar", [1.0], "medium"),
+    )  # fmt: skip
+    figure = plot_curves(content)
+    assert [axis.get_legend() for axis in figure.axes] == [None, None]
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["bc", "ssd", "omar", "mean of the data"]

@@ -75,6 +75,7 @@ class OfflineAlgorithm(NetworkBuilder):
                 "rewards the mean is known beforehand"
             )
         self.centre_rewards = centre_rewards
+        self._rewards: dict[str, Tensor] = {}
         if final_evaluation_episodes is None:
             online = self.experiment_config.evaluation_episodes
             final_evaluation_episodes = 320 if self.dataset is not None else online
@@ -153,27 +154,26 @@ class OfflineAlgorithm(NetworkBuilder):
 
         Tensors of all transitions, ``[T, ...]``.
         """
-        return {("next", group, "reward"): self.rewards(group)} if self.centres(group) else {}
-
-    def centres(self, group: str) -> bool:
-        """Whether a group's rewards are centred."""
-        unbounded = self.experiment_config.gamma >= 1
-        if self.centre_rewards is not None or self.dataset is None or unbounded:
-            return bool(self.centre_rewards)
-        rewards = team_reward([self._some(self.dataset.data["next", group, "reward"])])
-        # Of equal rewards nothing is left, unless ends that come early or late make a difference.
-        ends = self.dataset.data["next", "terminated"]
-        alike = not varies(rewards) and bool(ends.all() or not ends.any())
-        return not alike and bool(rewards.mean().abs() > _MOST_OFFSET * rewards.std(correction=0))
+        return {("next", group, "reward"): self.rewards(group)}
 
     def rewards(self, group: str) -> Tensor:
         """Return the rewards that are trained on, of all transitions, ``[T, n, 1]``."""
-        assert self.dataset is not None
-        reward = self.dataset.data["next", group, "reward"]
-        if not self.centres(group):
-            return reward
-        terminated = self.dataset.data["next", "terminated"]
-        return centred_rewards(reward, terminated, self.experiment_config.gamma)
+        if group not in self._rewards:  # one pass over the data for the loss and the buffer
+            assert self.dataset is not None
+            following = self.dataset.data["next"]
+            reward, terminated = following[group, "reward"], following["terminated"]
+            if self._centres(reward, terminated):
+                reward = centred_rewards(reward, terminated, self.experiment_config.gamma)
+            self._rewards[group] = reward
+        return self._rewards[group]
+
+    def _centres(self, reward: Tensor, terminated: Tensor) -> bool:
+        if self.centre_rewards is not None or self.experiment_config.gamma >= 1:
+            return bool(self.centre_rewards)
+        rewards = team_reward([self._some(reward)])
+        # Of equal rewards nothing is left, unless ends that come early or late make a difference.
+        alike = not varies(rewards) and bool(terminated.all() or not terminated.any())
+        return not alike and bool(rewards.mean().abs() > _MOST_OFFSET * rewards.std(correction=0))
 
     def _sequence_length(self) -> int:
         # Most episodes in full: shorter ones are left out of the windows, with a warning.

@@ -41,14 +41,15 @@ def describe(groups: Sequence[Group], bootstrap: Bootstrap) -> dict[str, Any]:
     """
     suite = make_suite(groups)
     datasets = [_dataset(group, bootstrap) for group in groups]
+    improvements = _improvements(groups, bootstrap)
     return {
         "format": FORMAT,
         "confidence": CONFIDENCE,
         "bootstrap": dataclasses.asdict(bootstrap),
         "datasets": datasets,
         "overall": _overall(suite, bootstrap),
-        "improvement": _improvements(groups, bootstrap),
-        "notes": [*_notes(groups), *suite.notes, *_unpaired(groups)],
+        "improvement": improvements,
+        "notes": [*_notes(groups), *suite.notes, *_unpaired(groups, improvements)],
     }
 
 
@@ -187,12 +188,13 @@ def _improvements(groups: Sequence[Group], bootstrap: Bootstrap) -> list[dict[st
     return found
 
 
-def _unpaired(groups: Sequence[Group]) -> list[str]:
+def _unpaired(groups: Sequence[Group], found: list[dict[str, Any]]) -> list[str]:
     played = [group for group in groups if group.kind == PLAYED]
+    paired = {(each["x"], each["y"]) for each in found}
     left_out = [
         f"{x} and {y}"
-        for x, y in _pairs(played)
-        if any({x, y} <= group.runs.keys() for group in played) and make_pair(played, x, y) is None
+        for x, y in _pairs(groups)
+        if (x, y) not in paired and any({x, y} <= group.runs.keys() for group in played)
     ]
     if not left_out:
         return []

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarl_ssd.comparison.statistics import Bootstrap, profiles
 from benchmarl_ssd.comparison.suite import Suite
-from benchmarl_ssd.evaluation.figures import PALETTE
+from benchmarl_ssd.evaluation.figures import PALETTE, need_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,13 +23,10 @@ _STYLES = ("solid", "dashed", "dotted", "dashdot")
 
 
 def _axes(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, list[Any]]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            'Figures need matplotlib, which is not installed: pip install "benchmarl-ssd[report]".'
-        ) from error
+    need_matplotlib("report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)

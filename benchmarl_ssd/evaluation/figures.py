@@ -22,13 +22,14 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LEFT_COLOUR, RIGHT_COLOUR = "#0072B2", "#D55E00"
 
 
-def need_matplotlib() -> None:
+def need_matplotlib(extra: str = "plot") -> None:
     """Say what to install where matplotlib is missing, before anything of it is imported."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            'Figures need matplotlib, which is not installed: pip install "benchmarl-ssd[plot]".'
+            "Figures need matplotlib, which is not installed: pip install "
+            f'"benchmarl-ssd[{extra}]".'
         ) from error
 
 

@@ -120,13 +120,14 @@ def fill(seeds: list[int]) -> None:
 
 def table() -> str:
     """Return the shares of states in which all agents follow one convention, every seed."""
+    done = cells()
     lines = ["| conventions | noise | by chance | " + " | ".join(METHODS) + " |"]
     lines.append("| --- " * (3 + len(METHODS)) + "|")
     for count, noise in product(COUNTS, NOISES):
         row = [str(count), str(noise), f"{count ** (1 - AGENTS):.2f}"]
         for method in METHODS:
             wanted = {"conventions": count, "noise": noise, "method": method}
-            found = [f"{c['agree']:.2f}" for c in cells() if wanted.items() <= c.items()]
+            found = [f"{c['agree']:.2f}" for c in done if wanted.items() <= c.items()]
             row.append(", ".join(found))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)

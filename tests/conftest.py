@@ -17,5 +17,5 @@ torch.set_num_threads(1)
 warnings.filterwarnings("ignore", category=UserWarning, module="torchrl")
 
 # Helpers beside the tests are imported by name.
-for folder in ("comparison", "objectives", "environments", "algorithms"):
+for folder in ("comparison", "objectives", "environments", "algorithms", "data"):
     sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
+from runs import fingerprint
 
 from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments import CoordinationTask
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    """Contents of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -78,4 +79,13 @@ def parameters(experiment) -> dict:
         name: value.clone()
         for name, value in experiment.losses["agents"].state_dict().items()
         if hasattr(value, "clone")
+    }
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Contents of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }

@@ -16,9 +16,8 @@ import torch
 from benchmarl.algorithms import MaddpgConfig
 from benchmarl.experiment import Experiment
 from benchmarl.models import GruConfig
-from conftest import fingerprint
 from logged_data import write_factory
-from runs import KINDS, make, offline_config, small_mlp, summary
+from runs import KINDS, fingerprint, make, offline_config, small_mlp, summary
 from tensordict import TensorDict
 from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type

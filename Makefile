@@ -35,6 +35,7 @@ results: install
 	PATH="$(abspath $(BIN)):$$PATH" sh examples/comparison/run.sh report > /dev/null
 	$(BIN)/python examples/offline_mpe/run.py --table
 	$(BIN)/python examples/coordination/run.py --table
+	$(BIN)/python examples/coordination/conventions.py --table
 
 clean:
 	rm -rf $(VENV)

@@ -36,12 +36,17 @@ def test_option_table_gives_the_real_defaults():
 
 
 @pytest.mark.parametrize(
-    ("example", "table"),
-    [("coordination", "table"), ("offline_mpe", "table"), ("offline_mpe", "agreement_table")],
+    ("script", "table"),
+    [
+        ("coordination/run", "table"),
+        ("coordination/conventions", "table"),
+        ("offline_mpe/run", "table"),
+        ("offline_mpe/run", "agreement_table"),
+    ],
 )
-def test_results_are_those_of_the_committed_runs(example, table):
-    source = ROOT / "examples" / example / "run.py"
-    spec = importlib.util.spec_from_file_location(f"{example}_run", source)
+def test_results_are_those_of_the_committed_runs(script, table):
+    source = ROOT / "examples" / f"{script}.py"
+    spec = importlib.util.spec_from_file_location(script.replace("/", "_"), source)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert getattr(module, table)() in README

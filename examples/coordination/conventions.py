@@ -120,7 +120,7 @@ def fill(seeds: list[int]) -> None:
 
 def table() -> str:
     """Return the shares of states in which all agents follow one convention, every seed."""
-    done = cells()
+    done = sorted(cells(), key=lambda cell: cell["seed"])
     lines = ["| conventions | noise | by chance | " + " | ".join(METHODS) + " |"]
     lines.append("| --- " * (3 + len(METHODS)) + "|")
     for count, noise in product(COUNTS, NOISES):

@@ -190,14 +190,13 @@ def normalised(cells: list[dict]) -> str:
 
 
 def table() -> str:
-    """Return all results as Markdown tables: the algorithms, then the settings of ssd."""
+    """Return Markdown tables: the algorithms, then sequential scores beside marginal ones."""
     found: dict[tuple[str, str], dict[str, list[dict]]] = {}
     for task, quality in product(TASKS, QUALITIES):
         for cell in read(RESULTS / f"{task}-{quality}.jsonl"):
             found.setdefault((task, quality), {}).setdefault(cell["cell"][0], []).append(cell)
     algorithms = [name for name in METHODS if name in algorithm_config_registry]
-    settings = [name for name in METHODS if name not in algorithm_config_registry]
-    return f"{_pivot(found, algorithms)}\n\n{_pivot(found, ['ssd', *settings])}"
+    return f"{_pivot(found, algorithms)}\n\n{_pivot(found, ['ssd', 'marginal'])}"
 
 
 def _pivot(found: dict[tuple[str, str], dict[str, list[dict]]], methods: list[str]) -> str:
@@ -219,14 +218,14 @@ def _pivot(found: dict[tuple[str, str], dict[str, list[dict]]], methods: list[st
 
 
 def agreement_table() -> str:
-    """Return how often all agents follow the same convention, as a Markdown table."""
-    rows = ["| method | agree in the first step, every seed |", "| --- | --- |"]
+    """Return what every method returns on mixed data, and how often all its agents agree."""
+    rows = ["| method | return | agree in the first step, every seed |", "| --- | --- | --- |"]
     cells = read(RESULTS / "cooperative_navigation-mixed.jsonl")
     for method in METHODS:
         mine = sorted((c for c in cells if c["cell"][0] == method), key=lambda c: c["cell"][1])
         if mine:
             shares = ", ".join(f"{cell['agreement']:.2f}" for cell in mine)
-            rows.append(f"| {method} | {shares} |")
+            rows.append(f"| {method} | {normalised(mine)} | {shares} |")
     return "\n".join(rows)
 
 

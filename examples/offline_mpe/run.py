@@ -58,11 +58,8 @@ METHODS: dict[str, tuple[str, dict]] = {
     "ssd-conventions": ("ssd", {"n_conventions": 2}),
 }
 DEFAULT_METHODS = ("ssd", "marginal", "bc", "ssd-conventions")
-SETTINGS = [
-    "ssd",
-    "marginal",
-    "ssd-independent",
-]  # those that have been run on more than one dataset
+# Settings of ssd that have been run on more than mixed data.
+SETTINGS = ["ssd", "marginal", "ssd-independent"]
 # What differs from the defaults of `experiment=offline`, fixed before the runs, for all cells:
 # episodes have 25 steps, and contacts want bends that ReLU gives and Tanh does not.
 GAMMA = 0.9

@@ -103,7 +103,8 @@ class Madiff(OfflineAlgorithm):
         """Inverse dynamics read the change to the next observation, too."""
         spec = self.observation_spec[group].clone()
         n_agents = len(self.group_map[group])
-        spec[_PLAN] = Unbounded(shape=(n_agents, self.observed(group)[1] // n_agents))
+        shape = (n_agents, self.observed(group)[1] // n_agents)
+        spec[_PLAN] = Unbounded(shape=shape, device=spec.device)
         return spec
 
     def _get_policy_for_loss(

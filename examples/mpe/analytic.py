@@ -109,14 +109,14 @@ def evaluate(
     scenario: Scenario, policy: Policy, episodes: int = 1024, seed: int = 0, noise: float = 0.0
 ) -> tuple[float, float]:
     """Mean return over episodes and its standard error, with the task's own reward."""
-    generator = torch.Generator(scenario.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     state = scenario.reset(episodes, generator)
     observation = scenario.observe(state)
     total = torch.zeros(episodes, dtype=scenario.dtype, device=scenario.device)
     for _ in range(EPISODE_STEPS):
         action = policy(observation)
         if noise:
-            draw = torch.empty_like(action).normal_(generator=generator)
+            draw = torch.randn(action.shape, generator=generator, dtype=action.dtype).to(action)
             action = (action + noise * draw).clamp(-1.0, 1.0)
         state, observation, reward = scenario.step(state, action)
         total += reward.mean(1)

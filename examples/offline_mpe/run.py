@@ -93,7 +93,13 @@ ACTOR = {"num_cells": [128, 128], "layer_class": torch.nn.Linear, "activation_cl
 
 
 def prepare(
-    task_name: str, quality: str, method: str, seed: int, folder: str, **more: Any
+    task_name: str,
+    quality: str,
+    method: str,
+    seed: int,
+    folder: str,
+    device: str = "cpu",
+    **more: Any,
 ) -> tuple[Experiment, dict[str, Any]]:
     """Return the experiment of a cell, and its settings that are not the defaults.
 
@@ -103,6 +109,7 @@ def prepare(
         method: one of ``METHODS``.
         seed: of the experiment.
         folder: where it writes.
+        device: what it trains on.
         **more: further options of the algorithm.
     """
     name, changes = METHODS[method]
@@ -117,6 +124,7 @@ def prepare(
         critic.num_cells = SMALL_CRITIC
     config = ExperimentConfig.get_from_yaml(str(conf_dir() / "experiment" / "offline.yaml"))
     config.gamma = GAMMA
+    config.train_device = config.buffer_device = device
     config.share_policy_params = method == "shared"
     config.loggers, config.create_json, config.checkpoint_at_end = [], False, False
     config.save_folder = folder
@@ -131,10 +139,10 @@ def prepare(
     return experiment, {**settings, "critic": list(critic.num_cells)}
 
 
-def run(task_name: str, quality: str, method: str, seed: int) -> dict:
+def run(task_name: str, quality: str, method: str, seed: int, device: str) -> dict:
     """Train one cell and return its summary."""
     with tempfile.TemporaryDirectory() as folder:
-        experiment, settings = prepare(task_name, quality, method, seed, folder)
+        experiment, settings = prepare(task_name, quality, method, seed, folder, device)
         experiment.run()
         summary = json.loads((experiment.folder_name / "summary.json").read_text())
     summary["settings"] = settings
@@ -151,12 +159,14 @@ def run(task_name: str, quality: str, method: str, seed: int) -> dict:
 def agreement(experiment: Experiment, worlds: int = 2000) -> float:
     """Share of episodes in whose first step all agents follow the same convention."""
     env = experiment.task.get_env_fun(worlds, continuous_actions=True, seed=1, device="cpu")()
-    start = experiment.policy(env.reset())
+    start = experiment.policy(env.reset().to(experiment.config.train_device)).cpu()
     found = convention_of(start["agents", "observation"], start["agents", "action"], CONVENTIONS)
     return (found == found[:, :1]).all(1).float().mean().item()
 
 
-def fill(tasks: list[str], qualities: list[str], methods: list[str], seeds: list[int]) -> None:
+def fill(
+    tasks: list[str], qualities: list[str], methods: list[str], seeds: list[int], device: str
+) -> None:
     """Run the cells that are missing."""
     for seed, task, quality, method in product(seeds, tasks, qualities, methods):
         if quality == "mixed" and task != "cooperative_navigation":
@@ -167,7 +177,11 @@ def fill(tasks: list[str], qualities: list[str], methods: list[str], seeds: list
         if any(cell["cell"] == [method, seed] for cell in read(file)):
             continue
         started = time.perf_counter()
-        line = {"cell": [method, seed], **run(task, quality, method, seed)}
+        line = {
+            "cell": [method, seed],
+            "device": device,
+            **run(task, quality, method, seed, device),
+        }
         with file.open("a") as out:
             out.write(json.dumps(line) + "\n")
         final = line["final"]
@@ -238,10 +252,11 @@ if __name__ == "__main__":
     parser.add_argument("--quality", nargs="+", choices=QUALITIES, default=list(QUALITIES))
     parser.add_argument("--method", nargs="+", choices=METHODS, default=DEFAULT_METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser.add_argument("--device", default="cpu", help="what to train on, such as cuda")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
     if not options.table:
-        fill(options.task, options.quality, options.method, options.seeds)
+        fill(options.task, options.quality, options.method, options.seeds, options.device)
     print(table(), agreement_table(), sep="\n\n")

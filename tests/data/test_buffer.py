@@ -132,8 +132,9 @@ def test_data_is_copied_to_the_gpu_once(dataset, sequence_length):
 
 @pytest.mark.parametrize("sequence_length", [None, 4])
 def test_next_action_is_the_next_row_of_the_same_episode(dataset, sequence_length):
+    torch.manual_seed(0)
     buffer = OfflineReplayBuffer(
-        dataset, "agents", batch_size=400, sequence_length=sequence_length, next_action=True
+        dataset, "agents", batch_size=4000, sequence_length=sequence_length, next_action=True
     )
     sample = buffer.sample().reshape(-1)
     action, length = dataset.data["agents", "action"], 7

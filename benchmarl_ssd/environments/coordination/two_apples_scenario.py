@@ -130,11 +130,13 @@ class TwoApplesScenario(BaseScenario):
     def reset_world_at(self, env_index: int | None = None) -> None:
         """Put the agents into their slots with a little jitter, and the apples left and right."""
         rows = self.world.batch_dim if env_index is None else 1
+        device = self.world.device
         for slot, agent in zip(self.slots, self.world.agents, strict=True):
             jitter = (2 * torch.rand(rows, 2, generator=self.generator) - 1) * self.jitter
-            agent.set_pos((slot + jitter).to(self.world.device), batch_index=env_index)
+            # Drawn on the CPU: the same for one seed on every device.
+            agent.set_pos(slot.to(device) + jitter.to(device), batch_index=env_index)
         for side, apple in zip((-1.0, 1.0), self.world.landmarks, strict=True):
-            place = torch.tensor([[side * self.distance, 0.0]], device=self.world.device)
+            place = torch.tensor([[side * self.distance, 0.0]], device=device)
             apple.set_pos(place.expand(rows, -1), batch_index=env_index)
 
     def standing_at(self) -> Tensor:

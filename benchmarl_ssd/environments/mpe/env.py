@@ -133,7 +133,7 @@ class MpeEnv(EnvBase):
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            self._generator = torch.Generator(self.device).manual_seed(seed)
+            self._generator = torch.Generator().manual_seed(seed)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -72,7 +71,7 @@ def uniform_policy(observation: Tensor, generator: torch.Generator | None = None
 
     Args:
         observation: ``[..., n_agents, size]``; only its shape, type and device matter.
-        generator: source of randomness, torch's global one by default.
+        generator: source of randomness, on the CPU; torch's global one by default.
 
     Returns:
         Actions ``[..., n_agents, 2]`` in [-1, 1].
@@ -82,8 +81,8 @@ def uniform_policy(observation: Tensor, generator: torch.Generator | None = None
         (5, 3, 2)
     """
     shape = (*observation.shape[:-1], 2)
-    options: dict[str, Any] = {"dtype": observation.dtype, "device": observation.device}
-    return torch.rand(shape, generator=generator, **options) * 2.0 - 1.0
+    draw = torch.rand(shape, generator=generator, dtype=observation.dtype)
+    return draw.to(observation.device) * 2.0 - 1.0
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,14 @@ class Behaviour:
 
         Args:
             observation: ``[..., n_agents, size]``.
-            generator: source of the noise, torch's global one by default.
+            generator: source of the noise, on the CPU; torch's global one by default.
         """
         if self.policy is None:
             return uniform_policy(observation, generator)
         action = self.policy(observation)
         if self.noise > 0:
-            action = action + self.noise * torch.empty_like(action).normal_(generator=generator)
+            draw = torch.randn(action.shape, generator=generator, dtype=action.dtype)
+            action = action + self.noise * draw.to(action.device)
         return action.clamp(-1.0, 1.0)
 
 

@@ -78,7 +78,12 @@ class Scenario(ABC):
 
     @abstractmethod
     def reset(self, worlds: int, generator: torch.Generator | None = None) -> State:
-        """Draw ``worlds`` initial states: positions uniform, velocities zero."""
+        """Draw ``worlds`` initial states: positions uniform, velocities zero.
+
+        Args:
+            worlds: how many.
+            generator: source of randomness, on the CPU; torch's global one by default.
+        """
 
     @abstractmethod
     def observe(self, state: State) -> Tensor:
@@ -111,11 +116,10 @@ class Scenario(ABC):
         self, count: int, worlds: int, half_width: float, generator: torch.Generator | None
     ) -> Tensor:
         """``[2, count, worlds]`` coordinates drawn uniformly from ``[-half_width, half_width]``."""
-        # drawn world by world, so that the first worlds of a larger batch are the same ones
-        draw = torch.rand(
-            worlds, count, 2, generator=generator, dtype=self.dtype, device=self.device
-        )
-        return (to_worlds_last(draw) * 2.0 - 1.0) * half_width
+        # Drawn world by world, so that the first worlds of a larger batch are the same ones, and on
+        # the CPU, so that one seed gives the same ones on every device.
+        draw = torch.rand(worlds, count, 2, generator=generator, dtype=self.dtype)
+        return (to_worlds_last(draw.to(self.device)) * 2.0 - 1.0) * half_width
 
 
 def to_worlds_last(values: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -12,9 +11,9 @@ from tensordict.utils import unravel_key
 from torchrl.objectives import LossModule, ValueEstimators
 
 from benchmarl_ssd.algorithms.actor_critic import is_independent
-from benchmarl_ssd.algorithms.common import OfflineAlgorithm
 from benchmarl_ssd.algorithms.config import OfflineAlgorithmConfig
 from benchmarl_ssd.algorithms.sample_quality import SamplePolicy, sample_quality
+from benchmarl_ssd.algorithms.staged import StagedAlgorithm
 from benchmarl_ssd.data.statistics import downside
 from benchmarl_ssd.evaluation.episodes import episode_returns, rollout_episodes
 from benchmarl_ssd.modules import ConditionalScore
@@ -22,11 +21,8 @@ from benchmarl_ssd.modules.conventions import ConventionNetwork
 from benchmarl_ssd.modules.noise import NoiseWindow
 from benchmarl_ssd.objectives import SsdLoss
 
-# Share of stage 2 before learning rates fall.
-_HOLD = 0.6
 
-
-class Ssd(OfflineAlgorithm):
+class Ssd(StagedAlgorithm):
     r"""Sequential score decomposition (Qiao et al., arXiv 2505.05968).
 
     Stage 1 fits the behaviour's conditional scores and a joint critic to the data, stage 2
@@ -122,15 +118,10 @@ class Ssd(OfflineAlgorithm):
         clone_lr: float | None,
         **kwargs: Any,
     ) -> None:
-        if not 0 < pretrain_fraction < 1:
-            raise ValueError(f"expected pretrain_fraction in (0, 1), found {pretrain_fraction}")
-        for name, share in (("score_share", score_share), ("critic_share", critic_share)):
-            if not 0 < share <= 1:
-                raise ValueError(f"expected {name} in (0, 1], found {share}")
-        self.score_share, self.critic_share = score_share, critic_share
         if n_conventions < 1:
             raise ValueError(f"expected n_conventions of at least 1, found {n_conventions}")
-        self.pretrain_fraction, self.n_conventions = pretrain_fraction, n_conventions
+        self.n_conventions = n_conventions
+        self._set_up_stages(pretrain_fraction, score_share, critic_share, critic, warm_start)
         self.score_options: dict[str, Any] = {
             "decomposition": decomposition,
             "order": order,
@@ -157,7 +148,7 @@ class Ssd(OfflineAlgorithm):
             "warm_start": warm_start,
             "stochastic_actors": stochastic_actors,
         }
-        self.following, self.stochastic_actors = critic == "following", stochastic_actors
+        self.stochastic_actors = stochastic_actors
         self.independent = is_independent(critics)
         self.reward_scale_option, self.critic_layer_norm = reward_scale, critic_layer_norm
         self.learning_rates = {
@@ -172,63 +163,6 @@ class Ssd(OfflineAlgorithm):
                 least = "above 0" if name == "actor" else "of at least 0"
                 raise ValueError(f"expected {name}_lr {least}, or null, found {rate}")
         super().__init__(**kwargs)
-
-    @property
-    def pretrain_steps(self) -> int | None:
-        """Optimiser steps in stage 1, whole iterations; ``None`` trains everything at once."""
-        if self.dataset is None or self.total_iterations < 2:
-            return None
-        iterations = round(self.pretrain_fraction * self.total_iterations)
-        return min(max(1, iterations), self.total_iterations - 1) * self.steps_per_iteration
-
-    @property
-    def score_steps(self) -> int | None:
-        """Optimiser steps that fit the scores, whole iterations; ``None``: all of them."""
-        if self.pretrain_steps is None:
-            return None
-        return max(1, round(self.score_share * self.total_iterations)) * self.steps_per_iteration
-
-    @property
-    def critic_from(self) -> int:
-        """First optimiser step that fits the critic, at the border of an iteration."""
-        if self.pretrain_steps is None:
-            return 0
-        iterations = self.pretrain_steps // self.steps_per_iteration
-        mine = min(max(1, round(self.critic_share * iterations)), iterations)
-        return (iterations - mine) * self.steps_per_iteration
-
-    def stage(self, loss_name: str) -> tuple[int, int]:
-        """First and last (exclusive) optimiser step in which a loss is trained."""
-        first, last = super().stage(loss_name)
-        if self.pretrain_steps is None:
-            return first, last
-        if loss_name == "loss_actor" or (loss_name == "loss_qvalue" and self.following):
-            return self.pretrain_steps, last
-        if loss_name in ("loss_qvalue", "loss_value"):
-            return self.critic_from, self.pretrain_steps
-        return 0, self.score_steps or last
-
-    def held(self, loss_name: str) -> float:
-        """With a critic that follows, rates are full for most of stage 2, as its targets move."""
-        return _HOLD if self.following and loss_name in ("loss_qvalue", "loss_actor") else 0.0
-
-    def lr_factor(self, group: str, loss_name: str, step: int) -> float:
-        """Share of the full rate; of actors that clone first, at least that of the clone."""
-        factor = super().lr_factor(group, loss_name, step)
-        clones = loss_name == "loss_actor" and self.loss_options["warm_start"]
-        if not clones or self.pretrain_steps is None:
-            return factor
-        # The rate of the clone falls over the whole run: narrow behaviour goes on being fitted.
-        total = self.total_iterations * self.steps_per_iteration
-        fading = 0.5 * (1 + math.cos(math.pi * step / total))
-        if self.lr_schedule == "constant":
-            fading = 1.0 if step < self.pretrain_steps else 0.0
-        rates = (self.learning_rates[part] for part in ("clone", "actor"))
-        clone, actor = (self.experiment_config.lr if rate is None else rate for rate in rates)
-        # Where actions tell nothing there is nothing to clone but their noise.
-        known = self.experiment.losses[group].information.nan_to_num(0.0).item()
-        cloning = clone / actor * min(1.0, known) * fading
-        return cloning if step < self.pretrain_steps else max(cloning, factor)
 
     def learning_rate(self, network: str) -> float | None:
         """Return the rate of a network; ``None``: the experiment's."""

@@ -2,8 +2,8 @@
 
 Conservative methods (`macql`, `omar`, `cfcql`) learn what was logged by contrast: the value of the
 logged action is raised, that of sampled ones lowered, and the policy is what maximises the value.
-Here that part stands alone, without rewards, for one agent of Cooperative Navigation, beside the
-regression that cloning is:
+Here that part stands alone, without rewards, for one agent, beside the regression that
+cloning is:
 
 * regression: the mean action by least squares;
 * penalty: L = log mean_m exp Q(o, u_m) - Q(o, a), the term of those methods at T = 1;
@@ -13,7 +13,7 @@ All have the same hidden layers, 10 uniform actions a sample, and the same numbe
 is how far the action of the highest value (on a grid of 21 x 21) is from the logged one, as a share
 of the logged actions' variance: 1 is as good as always acting alike, 0 is perfect.
 
-    python examples/offline_mpe/contrast.py --out examples/offline_mpe/contrast.json
+    python examples/offline_mpe/contrast.py --data cooperative_navigation/expert world/expert
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ from benchmarl_ssd.data import OfflineDataset
 from benchmarl_ssd.data.recipes import build
 
 SAMPLES, GRID, HELD_OUT = 10, 21, 2000
+DATA = [
+    "cooperative_navigation/expert",
+    "cooperative_navigation/mixed",
+    "cooperative_navigation/medium",
+    "predator_prey/expert",
+    "world/expert",
+]
 LOSSES = ("regression", "penalty", "likelihood")
 
 
@@ -40,7 +47,7 @@ def network(inputs: int, outputs: int) -> nn.Module:
 
 
 def value(net: nn.Module, observation: Tensor, action: Tensor) -> Tensor:
-    """Values of actions ``[..., B, 2]`` for observations ``[B, 18]``."""
+    """Values of actions ``[..., B, 2]`` for observations ``[B, size]``."""
     observation = observation.expand(*action.shape[:-1], -1)
     return net(torch.cat([observation, action], -1))[..., 0]
 
@@ -70,17 +77,18 @@ def unexplained(kind: str, net: nn.Module, observation: Tensor, action: Tensor) 
     return (distance / action.var(0).mean()).item()
 
 
-def train(quality: str, kind: str, steps: int, seed: int) -> dict:
+def train(data: str, kind: str, steps: int, seed: int) -> dict:
     """Train one network and measure it on transitions that it hardly ever saw."""
     torch.manual_seed(seed)
-    folder = build(f"mpe/cooperative_navigation/{quality}", progress=False)
+    folder = build(f"mpe/{data}", progress=False)
     batches = OfflineDataset(folder, batch_size=512)
     one = [batches.sample() for _ in range(math.ceil(HELD_OUT / 512))]
     observation, action = (
         torch.cat([batch["agents", key][:, 0] for batch in one])
         for key in ("observation", "action")
     )
-    net = network(*((18, 2) if kind == "regression" else (20, 1)))
+    size = observation.shape[-1]
+    net = network(*((size, 2) if kind == "regression" else (size + 2, 1)))
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     curve = {}
@@ -93,22 +101,22 @@ def train(quality: str, kind: str, steps: int, seed: int) -> dict:
         schedule.step()
         if step % (steps // 3) == 0:
             curve[step] = round(unexplained(kind, net, observation, action), 3)
-    return {"quality": quality, "loss": kind, "seed": seed, "unexplained": curve}
+    return {"data": data, "loss": kind, "seed": seed, "unexplained": curve}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quality", nargs="+", default=["expert", "medium"])
+    parser.add_argument("--data", nargs="+", default=DATA)
     parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = []
-    for quality in options.quality:
+    for data in options.data:
         for kind in LOSSES:
             for seed in options.seeds:
-                lines.append(train(quality, kind, options.steps, seed))
+                lines.append(train(data, kind, options.steps, seed))
                 print(json.dumps(lines[-1]), flush=True)
     if options.out:
         options.out.write_text("\n".join(json.dumps(line) for line in lines) + "\n")

@@ -32,6 +32,9 @@ from benchmarl_ssd.environments.mpe.common import MpeTask
 from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, convention_of
 
 RESULTS = Path(__file__).parent / "results"
+# Of datasets that the same recipes built on another machine: equal but for rounding, which is
+# enough for another checksum, so that `benchmarl-ssd report` does not take both as one.
+REBUILT = RESULTS / "rebuilt"
 TASKS = ("cooperative_navigation", "predator_prey", "world")
 QUALITIES = ("expert", "medium", "medium-replay", "random", "mixed")
 # Every algorithm of the package, and settings of ssd.
@@ -174,7 +177,7 @@ def fill(
         if method == "ssd-conventions" and quality != "mixed":
             continue
         file = RESULTS / f"{task}-{quality}.jsonl"
-        if any(cell["cell"] == [method, seed] for cell in read(file)):
+        if any(cell["cell"] == [method, seed] for cell in cells_of(task, quality)):
             continue
         started = time.perf_counter()
         line = {
@@ -197,6 +200,13 @@ def read(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.open()] if file.exists() else []
 
 
+def cells_of(task: str, quality: str) -> list[dict]:
+    """Return the finished cells of a dataset, wherever it was built."""
+    return [
+        cell for folder in (RESULTS, REBUILT) for cell in read(folder / f"{task}-{quality}.jsonl")
+    ]
+
+
 def normalised(cells: list[dict]) -> str:
     """Interquartile mean of the final returns, its interval, and the number of seeds."""
     scores = [[cell["final"]["normalised"]] for cell in cells]
@@ -210,7 +220,7 @@ def table() -> str:
     """Return Markdown tables: the algorithms, then ssd beside two of its settings."""
     found: dict[tuple[str, str], dict[str, list[dict]]] = {}
     for task, quality in product(TASKS, QUALITIES):
-        for cell in read(RESULTS / f"{task}-{quality}.jsonl"):
+        for cell in cells_of(task, quality):
             found.setdefault((task, quality), {}).setdefault(cell["cell"][0], []).append(cell)
     algorithms = [name for name in METHODS if name in algorithm_config_registry]
     return f"{_pivot(found, algorithms)}\n\n{_pivot(found, SETTINGS)}"
@@ -237,7 +247,7 @@ def _pivot(found: dict[tuple[str, str], dict[str, list[dict]]], methods: list[st
 def agreement_table() -> str:
     """Return what every method returns on mixed data, and how often all its agents agree."""
     rows = ["| method | return | agree in the first step, every seed |", "| --- | --- | --- |"]
-    cells = read(RESULTS / "cooperative_navigation-mixed.jsonl")
+    cells = cells_of("cooperative_navigation", "mixed")
     for method in METHODS:
         mine = sorted((c for c in cells if c["cell"][0] == method), key=lambda c: c["cell"][1])
         if mine:

@@ -7,10 +7,8 @@ import copy
 import pytest
 import torch
 from benchmarl.experiment import Experiment
-from benchmarl.models import GruConfig
 from logged_data import write_factory
-from runs import ALGORITHMS, KINDS, make, parameters, summary
-from torch import nn
+from runs import ALGORITHMS, KINDS, make, parameters, small_gru, summary
 
 from benchmarl_ssd.cli.sources import from_checkpoint
 from benchmarl_ssd.data.recipes import build
@@ -153,18 +151,8 @@ def test_its_policies_act_on_the_cpu(name, task, data, tmp_path):
 
 @pytest.mark.parametrize("name", ["ssd", "maiql", "madiff"])
 def test_windows_of_recurrent_networks(name, task, data, tmp_path):
-    gru = GruConfig(
-        hidden_size=8,
-        n_layers=1,
-        bias=True,
-        dropout=0.0,
-        compile=False,
-        mlp_num_cells=[8],
-        mlp_layer_class=nn.Linear,
-        mlp_activation_class=nn.ReLU,
-    )
     budget = {**EVERYWHERE, "max_n_iters": 2, "off_policy_train_batch_size": 50}
-    experiment = make(name, task, tmp_path, data, model=gru, experiment=budget)
+    experiment = make(name, task, tmp_path, data, model=small_gru(), experiment=budget)
     experiment.run()
     assert summary(experiment)["steps"] == 6
 

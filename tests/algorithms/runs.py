@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from benchmarl.experiment import Experiment, ExperimentConfig
-from benchmarl.models import MlpConfig
+from benchmarl.models import GruConfig, MlpConfig
 from torch import nn
 
 from benchmarl_ssd import conf_dir
@@ -42,6 +42,19 @@ def offline_config(folder: Path, **changes) -> ExperimentConfig:
 
 def small_mlp(cells=(32, 32)) -> MlpConfig:
     return MlpConfig(num_cells=list(cells), layer_class=nn.Linear, activation_class=nn.ReLU)
+
+
+def small_gru() -> GruConfig:
+    return GruConfig(
+        hidden_size=8,
+        n_layers=1,
+        bias=True,
+        dropout=0.0,
+        compile=False,
+        mlp_num_cells=[8],
+        mlp_layer_class=nn.Linear,
+        mlp_activation_class=nn.ReLU,
+    )
 
 
 def algorithm_config(name: str, dataset=None, **changes):

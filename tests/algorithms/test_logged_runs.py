@@ -15,11 +15,9 @@ import pytest
 import torch
 from benchmarl.algorithms import MaddpgConfig
 from benchmarl.experiment import Experiment
-from benchmarl.models import GruConfig
 from logged_data import write_factory
-from runs import KINDS, fingerprint, make, offline_config, small_mlp, summary
+from runs import KINDS, fingerprint, make, offline_config, small_gru, small_mlp, summary
 from tensordict import TensorDict
-from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from benchmarl_ssd.algorithms import OfflineRunError
@@ -165,19 +163,9 @@ def test_evaluating_a_checkpoint_gives_the_runs_own_estimate(factory, tmp_path):
 
 
 def test_recurrent_policies_train_and_are_evaluated(factory, tmp_path):
-    gru = GruConfig(
-        hidden_size=8,
-        n_layers=1,
-        bias=True,
-        dropout=0.0,
-        compile=False,
-        mlp_num_cells=[8],
-        mlp_layer_class=nn.Linear,
-        mlp_activation_class=nn.ReLU,
-    )
     with pytest.warns(UserWarning, match="shorter than sequence_length"):
         experiment = make(
-            "bc", task_of(factory), tmp_path, model=gru, experiment={"max_n_iters": 2}
+            "bc", task_of(factory), tmp_path, model=small_gru(), experiment={"max_n_iters": 2}
         )
     experiment.run()
     assert summary(experiment)["final"]["fqe_return_estimate"] < 0

@@ -10,7 +10,6 @@ import pytest
 import torch
 from benchmarl.benchmark import Benchmark
 from benchmarl.experiment import Experiment
-from benchmarl.models import GruConfig
 from runs import (
     ALGORITHMS,
     DRAWING,
@@ -19,11 +18,11 @@ from runs import (
     make,
     offline_config,
     parameters,
+    small_gru,
     small_mlp,
     summary,
 )
 from tensordict import TensorDict
-from torch import nn
 
 from benchmarl_ssd.algorithms import OfflineRunError, common
 from benchmarl_ssd.data import DatasetError
@@ -235,19 +234,6 @@ def test_benchmark_runs_several(bandit, two_apples, bandit_data, tmp_path):
     )
     benchmark.run_sequential()
     assert len(list(tmp_path.rglob("summary.json"))) == 2 * len(KINDS)
-
-
-def small_gru() -> GruConfig:
-    return GruConfig(
-        hidden_size=8,
-        n_layers=1,
-        bias=True,
-        dropout=0.0,
-        compile=False,
-        mlp_num_cells=[8],
-        mlp_layer_class=nn.Linear,
-        mlp_activation_class=nn.ReLU,
-    )
 
 
 @pytest.mark.parametrize("name", ["ssd", "maiql", "maicq", "matd3bc", "macql", "omiga"])

@@ -2,8 +2,8 @@
 
 Conservative methods (`macql`, `omar`, `cfcql`) learn what was logged by contrast: the value of the
 logged action is raised, that of sampled ones lowered, and the policy is what maximises the value.
-Here that part stands alone, without rewards, for one agent, beside the regression that
-cloning is:
+Here that part stands alone, without rewards, for one agent, beside the
+regression that cloning is:
 
 * regression: the mean action by least squares;
 * penalty: L = log mean_m exp Q(o, u_m) - Q(o, a), the term of those methods at T = 1;
@@ -13,7 +13,7 @@ All have the same hidden layers, 10 uniform actions a sample, and the same numbe
 is how far the action of the highest value (on a grid of 21 x 21) is from the logged one, as a share
 of the logged actions' variance: 1 is as good as always acting alike, 0 is perfect.
 
-    python examples/offline_mpe/contrast.py --data cooperative_navigation/expert world/expert
+    python examples/offline_mpe/contrast.py --out examples/offline_mpe/contrast.json
 """
 
 from __future__ import annotations

@@ -133,7 +133,6 @@ class TwoApplesScenario(BaseScenario):
         device = self.world.device
         for slot, agent in zip(self.slots, self.world.agents, strict=True):
             jitter = (2 * torch.rand(rows, 2, generator=self.generator) - 1) * self.jitter
-            # Drawn on the CPU: the same for one seed on every device.
             agent.set_pos(slot.to(device) + jitter.to(device), batch_index=env_index)
         for side, apple in zip((-1.0, 1.0), self.world.landmarks, strict=True):
             place = torch.tensor([[side * self.distance, 0.0]], device=device)

@@ -11,7 +11,6 @@ from logged_data import write_factory
 from runs import ALGORITHMS, KINDS, make, parameters, small_gru, summary
 
 from benchmarl_ssd.cli.sources import from_checkpoint
-from benchmarl_ssd.data.recipes import build
 from benchmarl_ssd.environments import CoordinationTask, LoggedTask, MpeTask
 from benchmarl_ssd.evaluation.episodes import episode_returns, rollout_episodes
 
@@ -32,17 +31,6 @@ SETTINGS = [
     {"weighting": "sigma2"},
 ]
 CASES = [*((name, {}) for name in ALGORITHMS), *(("ssd", more) for more in SETTINGS)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("recipes")
-    return build("coordination/two_apples/coin-flip", root=root, transitions=2500, progress=False)
-
-
-@pytest.fixture
-def task():
-    return CoordinationTask.TWO_APPLES.get_from_yaml()
 
 
 @pytest.fixture
@@ -85,9 +73,13 @@ def differentiated(experiment, state, batch):
 
 
 @pytest.mark.parametrize(("name", "more"), CASES, ids=str)
-def test_losses_and_gradients_are_the_cpus(name, more, task, data, tmp_path, drawn_alike):
-    cpu = make(name, task, tmp_path / "cpu", data, **more)
-    gpu = make(name, task, tmp_path / "gpu", data, experiment={"train_device": "cuda"}, **more)
+def test_losses_and_gradients_are_the_cpus(
+    name, more, two_apples, apples_data, tmp_path, drawn_alike
+):
+    cpu = make(name, two_apples, tmp_path / "cpu", apples_data, **more)
+    gpu = make(
+        name, two_apples, tmp_path / "gpu", apples_data, experiment={"train_device": "cuda"}, **more
+    )
     state = copy.deepcopy(cpu.losses["agents"].state_dict())
     batch = cpu.replay_buffers["agents"].sample()
     expected, slope = differentiated(cpu, state, batch.clone())
@@ -103,8 +95,8 @@ def test_losses_and_gradients_are_the_cpus(name, more, task, data, tmp_path, dra
 
 @pytest.mark.parametrize("devices", [{"train_device": "cuda"}, EVERYWHERE], ids=["train", "all"])
 @pytest.mark.parametrize(("name", "more"), CASES, ids=str)
-def test_everything_trains_there(name, more, devices, task, data, tmp_path):
-    experiment = make(name, task, tmp_path, data, experiment=devices, **more)
+def test_everything_trains_there(name, more, devices, two_apples, apples_data, tmp_path):
+    experiment = make(name, two_apples, tmp_path, apples_data, experiment=devices, **more)
     experiment.run()
     assert summary(experiment)["steps"] == 12
     found = parameters(experiment)
@@ -112,10 +104,12 @@ def test_everything_trains_there(name, more, devices, task, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_same_seed_same_run(name, task, data, tmp_path):
+def test_same_seed_same_run(name, two_apples, apples_data, tmp_path):
     runs = []
     for folder in ("a", "b"):
-        experiment = make(name, task, tmp_path / folder, data, seed=3, experiment=EVERYWHERE)
+        experiment = make(
+            name, two_apples, tmp_path / folder, apples_data, seed=3, experiment=EVERYWHERE
+        )
         experiment.run()
         runs.append((parameters(experiment), summary(experiment)["final"]))
     (first, final), (second, again) = runs
@@ -124,9 +118,9 @@ def test_same_seed_same_run(name, task, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_resumed_run_ends_where_the_uninterrupted_one_does(name, task, data, tmp_path):
+def test_resumed_run_ends_where_the_uninterrupted_one_does(name, two_apples, apples_data, tmp_path):
     every = {**EVERYWHERE, "checkpoint_interval": 1, "keep_checkpoints_num": None}
-    whole = make(name, task, tmp_path / "whole", data, experiment=every)
+    whole = make(name, two_apples, tmp_path / "whole", apples_data, experiment=every)
     whole.run()
     checkpoint = whole.folder_name / "checkpoints" / "checkpoint_2.pt"
     (tmp_path / "resumed").mkdir()
@@ -139,8 +133,8 @@ def test_resumed_run_ends_where_the_uninterrupted_one_does(name, task, data, tmp
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_its_policies_act_on_the_cpu(name, task, data, tmp_path):
-    experiment = make(name, task, tmp_path, data, experiment=EVERYWHERE)
+def test_its_policies_act_on_the_cpu(name, two_apples, apples_data, tmp_path):
+    experiment = make(name, two_apples, tmp_path, apples_data, experiment=EVERYWHERE)
     experiment.run()
     (checkpoint,) = (experiment.folder_name / "checkpoints").iterdir()
     with from_checkpoint(checkpoint, num_envs=4) as setup:
@@ -150,9 +144,9 @@ def test_its_policies_act_on_the_cpu(name, task, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ssd", "maiql", "madiff"])
-def test_windows_of_recurrent_networks(name, task, data, tmp_path):
+def test_windows_of_recurrent_networks(name, two_apples, apples_data, tmp_path):
     budget = {**EVERYWHERE, "max_n_iters": 2, "off_policy_train_batch_size": 50}
-    experiment = make(name, task, tmp_path, data, model=small_gru(), experiment=budget)
+    experiment = make(name, two_apples, tmp_path, apples_data, model=small_gru(), experiment=budget)
     experiment.run()
     assert summary(experiment)["steps"] == 6
 
@@ -164,8 +158,8 @@ def test_simulators_play_the_same_episodes_there(task):
         env = task.get_env_fun(num_envs=8, continuous_actions=True, seed=0, device=device)()
         (group,) = task.group_map(env)
         low, high = env.full_action_spec_unbatched[group, "action"].space
-        middle = ((low + 0.25 * (high - low)) * torch.ones(8, 1, 1, device=device)).clone()
-        played = env.rollout(10, lambda td, action=middle, at=(group, "action"): td.set(at, action))
+        action = (low + 0.25 * (high - low)).expand(8, -1, -1)
+        played = env.rollout(10, lambda td, at=(group, "action"), action=action: td.set(at, action))
         assert played.device.type == device
         episodes[device] = played.cpu()
     for key in ((group, "observation"), ("next", group, "reward"), ("next", "done")):

@@ -15,6 +15,7 @@ from benchmarl.experiment.callback import Callback
 from benchmarl.utils import local_seed, seed_everything
 from tensordict import TensorDictBase
 
+from benchmarl_ssd.algorithms.cuda_graphs import GraphedSteps, portable, set_rate
 from benchmarl_ssd.evaluation.episodes import (
     episode_returns,
     normalised,
@@ -46,6 +47,7 @@ class OfflineCallback(Callback):
         self._base_lr: dict[str, dict[str, list[float]]] = {}
         self._started = 0.0
         self._pending_rng: dict[str, Any] | None = None
+        self._graphed: GraphedSteps | None = None
 
     @property
     def references(self) -> dict[str, float | None] | None:
@@ -64,6 +66,9 @@ class OfflineCallback(Callback):
             }
             for group, optimizers in self.experiment.optimizers.items()
         }
+        if self.algorithm.cuda_graphs:
+            self._graphed = GraphedSteps(self.experiment)
+            self.experiment._optimizer_loop = self._graphed
         dataset = self.algorithm.dataset
         if dataset is None:
             return
@@ -86,7 +91,7 @@ class OfflineCallback(Callback):
         for name, optimizer in self.experiment.optimizers[group].items():
             factor = self.algorithm.lr_factor(group, name, self.steps[group])
             for part, base in zip(optimizer.param_groups, self._base_lr[group][name], strict=True):
-                part["lr"] = base * factor
+                set_rate(part, base * factor)
 
     def on_train_end(self, training_td: TensorDictBase, group: str) -> None:
         """Stop the clock; after the last group of the last iteration, sum the run up."""
@@ -190,7 +195,9 @@ class OfflineCallback(Callback):
             "best_return": self.best_return,
             "best_parameters": self.best_parameters,
             "optimizers": {
-                group: {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+                group: {
+                    name: portable(optimizer.state_dict()) for name, optimizer in optimizers.items()
+                }
                 for group, optimizers in self.experiment.optimizers.items()
             },
             # Hard updates of the targets count the steps between two of them.
@@ -216,6 +223,8 @@ class OfflineCallback(Callback):
                 optimizer.load_state_dict(saved["optimizers"][group][name])
         for group, counter in saved.get("target_counters", {}).items():
             self.experiment.target_updaters[group].counter = counter
+        if self._graphed is not None:
+            self._graphed.forget()
         # `Experiment.run` seeds anew after loading; the states are set once it has.
         self._pending_rng = saved["rng"]
 

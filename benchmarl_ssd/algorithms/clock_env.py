@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
@@ -29,6 +32,16 @@ class ClockEnv(EnvBase):
         self.action_spec = batched(like.full_action_spec_unbatched)
         self.reward_spec = batched(like.full_reward_spec_unbatched)
         self.done_spec = batched(like.full_done_spec_unbatched)
+
+    def rollout(self, *args: Any, **kwargs: Any) -> TensorDictBase:
+        """Roll out without gradient: nobody asks for that of what is thrown away.
+
+        Args:
+            *args (Any): as for ``EnvBase.rollout``.
+            **kwargs (Any): as for ``EnvBase.rollout``.
+        """
+        with torch.no_grad():
+            return super().rollout(*args, **kwargs)
 
     def _blank(self) -> TensorDict:
         out = self.full_observation_spec.zero()

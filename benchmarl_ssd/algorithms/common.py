@@ -45,6 +45,7 @@ class OfflineAlgorithm(NetworkBuilder):
         final_evaluation_episodes (int, optional): episodes on which the last and the best
             parameters are evaluated at the end; ``None``: 320 with a dataset, else as many as in
             the evaluations of the experiment.
+        cuda_graphs (bool): record optimiser steps as CUDA graphs, see :class:`GraphedSteps`.
         **kwargs: passed on to BenchMARL's ``Algorithm``.
     """
 
@@ -54,6 +55,7 @@ class OfflineAlgorithm(NetworkBuilder):
         lr_schedule: str,
         final_evaluation_episodes: int | None,
         centre_rewards: bool | None = False,
+        cuda_graphs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,6 +77,9 @@ class OfflineAlgorithm(NetworkBuilder):
                 "rewards the mean is known beforehand"
             )
         self.centre_rewards = centre_rewards
+        if cuda_graphs:
+            self._check_graphs()
+        self.cuda_graphs = cuda_graphs
         self._rewards: dict[str, Tensor] = {}
         if final_evaluation_episodes is None:
             online = self.experiment_config.evaluation_episodes
@@ -85,6 +90,25 @@ class OfflineAlgorithm(NetworkBuilder):
         callback = OfflineCallback(self) if self.plays_episodes else OffPolicyCallback(self)
         callback.experiment = self.experiment
         self.experiment.callbacks = [*self.experiment.callbacks, callback]
+
+    def _check_graphs(self) -> None:
+        config = self.experiment_config
+        if config.off_policy_use_prioritized_replay_buffer or not config.soft_target_update:
+            raise ValueError(
+                "expected soft target updates and no priorities with cuda_graphs=true; set "
+                "experiment.soft_target_update=true and "
+                "experiment.off_policy_use_prioritized_replay_buffer=false"
+            )
+        if self.stochastic_actors:
+            raise ValueError(
+                "expected stochastic_actors=false with cuda_graphs=true: the checks of their "
+                "distribution wait for the GPU"
+            )
+        if torch.device(config.train_device).type != "cuda":
+            raise ValueError(
+                "expected experiment.train_device=cuda with cuda_graphs=true, found "
+                f"{config.train_device}"
+            )
 
     @property
     def needs_next_action(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from benchmarl.algorithms.common import Algorithm
@@ -29,6 +30,21 @@ class CentredTanhDelta(TanhDelta):
         >>> CentredTanhDelta(torch.zeros(1), low=torch.zeros(1), high=torch.full((1,), 100.0)).mode
         tensor([50.])
     """
+
+    def __init__(
+        self,
+        param: torch.Tensor,
+        low: torch.Tensor | float = -1.0,
+        high: torch.Tensor | float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        # TorchRL compares the bounds in every call, for which the host waits for a GPU's tensors.
+        super().__init__(param, **kwargs)
+        self.low, self.high = (
+            torch.as_tensor(bound).to(param.device, non_blocking=True) for bound in (low, high)
+        )
+        affine = self.transforms[-1].parts[-1]
+        affine.loc, affine.scale = (self.high + self.low) / 2, (self.high - self.low) / 2
 
     def update(self, net_output: torch.Tensor) -> torch.Tensor | None:
         """Take the network's output as it is."""
@@ -100,7 +116,10 @@ class NetworkBuilder(Algorithm):
             in_keys=keys,
             out_keys=[(group, "action")],
             distribution_class=TanhNormal if self.stochastic_actors else CentredTanhDelta,
-            distribution_kwargs={"low": spec.space.low, "high": spec.space.high},
+            distribution_kwargs={
+                "low": spec.space.low.to(self.device),
+                "high": spec.space.high.to(self.device),
+            },
             return_log_prob=False,
             safe=False,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +99,23 @@ class OfflineLoss(LossModule):
     def out_keys(self, values: list[NestedKey]) -> None:
         self.loss_names = tuple(str(value) for value in values)
 
+    def call_key(self) -> Hashable:
+        """What decides, beside the shapes of a batch, which operations the next call consists of.
+
+        A call that was recorded, as a CUDA graph is, stands for others of the same key; one of the
+        key ``None`` for none.
+        """
+        return ()
+
+    def begin_call(self) -> None:
+        """Set what the next call reads of the host's numbers, where it can be recorded.
+
+        A replayed recording is put between this and :meth:`end_call`.
+        """
+
+    def end_call(self) -> None:
+        """Count a call that was replayed."""
+
     def _forward_value_estimator_keys(self, **kwargs) -> None:
         self._in_keys = None
 
@@ -162,3 +179,8 @@ class OfflineLoss(LossModule):
             return TensorDict(losses, batch_size=batch)
         reduced = {name: _reduce(loss, self.reduction) for name, loss in losses.items()}
         return TensorDict({**reduced, **{key: v.detach() for key, v in metrics.items()}})
+
+
+def is_recorded() -> bool:
+    """Whether operations are being recorded as a CUDA graph, and not carried out."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -108,7 +108,7 @@ class ScoreMatchingLoss(OfflineLoss):
             (1, *action.shape[:-2], n_factors, 1), _INFORMATION_TIME, device=action.device
         )
         error = self._denoising_error(action, context, time).mean().clamp(1e-6, 0.99)
-        schedule, level = self.score_network.schedule, time.new_tensor(_INFORMATION_TIME)
+        schedule, level = self.score_network.schedule, time.new_full((), _INFORMATION_TIME)
         ratio = schedule.sigma(level) / schedule.alpha(level)
         scale = ratio * (error / (1 - error)).sqrt()
         return (_UNIFORM_ENTROPY - scale.log()).clamp_min(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from itertools import chain
 
 import torch
@@ -14,19 +15,20 @@ from benchmarl_ssd.modules import ActionScaler, ConditionalScore
 from benchmarl_ssd.modules.conditional_score import check_option
 from benchmarl_ssd.modules.conventions import ConventionNetwork
 from benchmarl_ssd.modules.noise import NoiseWindow, Weighting, noise_weight
+from benchmarl_ssd.objectives.common import is_recorded
 from benchmarl_ssd.objectives.conventions import ConventionMixin
+from benchmarl_ssd.objectives.extraction import ExtractionMixin
 from benchmarl_ssd.objectives.joint_iql import JointIQLLoss
 from benchmarl_ssd.objectives.policy_evaluation import PolicyEvaluationLoss
 from benchmarl_ssd.objectives.score_matching import ScoreMatchingLoss
 from benchmarl_ssd.objectives.stages import CriticMode
-from benchmarl_ssd.objectives.temperature import TemperatureMixin
 
 # Calls between two looks at the information in an action.
 _LOOK_INTERVAL = 10
 
 
 class SsdLoss(
-    ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionMixin, TemperatureMixin
+    ScoreMatchingLoss, JointIQLLoss, PolicyEvaluationLoss, ConventionMixin, ExtractionMixin
 ):
     r"""Offline learning of decentralised policies by sequential score decomposition.
 
@@ -210,9 +212,10 @@ class SsdLoss(
         )
         # Exact scores have buffers only, or nothing.
         held = chain(score_network.parameters(), score_network.buffers(), [torch.zeros(0)])
-        self._set_up_temperature(beta, beta_warmup, downside, next(held).device)
+        self._set_up_extraction(
+            beta, beta_warmup, downside, window or NoiseWindow(), next(held).device
+        )
         self.normalise_q, self.weighting = normalise_q, weighting
-        self.window = window or NoiseWindow()
         self.n_policy_noise_draws = n_policy_noise_draws
         self.policy_share = policy_share
         self._set_up_actor(actor_network, critic == "following", stochastic_actors)
@@ -237,14 +240,14 @@ class SsdLoss(
         norm = climb.flatten(-2).norm(dim=-1).mean()
         if self.normalise_q:
             climb = climb / norm.clamp_min(1e-8)
-        surrogate = ((pull - self.temperature * climb) * action).sum((-2, -1)) + surplus
+        surrogate = ((pull - self.levels[0] * climb) * action).sum((-2, -1)) + surplus
         return surrogate, {"score_gradient": pull.abs().mean(), "qvalue_gradient": norm}
 
     @torch.no_grad()
     def _score_gradient(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
         """Return w(t) (eps - z) at the noised policy action, mean over pairs, ``[*B, n, d]``."""
         score, draws = self.score_network, self.n_policy_noise_draws
-        low, high = self.window(self.progress)
+        _, low, high = self.levels
         shape = (draws, *action.shape[:-2], score.n_factors, 1)
         t = low + (high - low) * torch.rand(shape, device=action.device)
         z = torch.randn(draws, *action.shape, device=action.device)
@@ -256,6 +259,12 @@ class SsdLoss(
             context = score.encode(tensordict, action, mask)
             noise = score.predict(context, noised, t)
         return (noise_weight(score.schedule, t, self.weighting) * noise).mean(0)
+
+    def call_key(self) -> Hashable:
+        """What the next call computes; of several conventions, of which one is chosen, nothing."""
+        if self.n_conventions > 1:
+            return None
+        return (super().call_key(), self.step % _LOOK_INTERVAL == 0)
 
     def _fit_scores(
         self, tensordict: TensorDictBase, on_share: bool
@@ -308,6 +317,6 @@ class SsdLoss(
         for name, (loss, more) in self._stage_losses(tensordict).items():
             losses[name] = loss
             metrics.update(more)
-        if self.training:
-            self.step += 1
+        if not is_recorded():
+            self.end_call()
         return self.reduce(losses, **metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Literal
 
 import torch
@@ -54,6 +55,15 @@ class StagesMixin(OfflineLoss):
     def set_extra_state(self, state: Tensor) -> None:
         """Set the number of training calls so far."""
         self.step = int(state)
+
+    def call_key(self) -> Hashable:
+        """The losses of the next call, and whether it extracts."""
+        return (*self.out_keys, self.extracts)
+
+    def end_call(self) -> None:
+        """Count a call that was replayed, as one that is made counts itself."""
+        if self.training:
+            self.step += 1
 
     @property
     def extracts(self) -> bool:

@@ -118,6 +118,7 @@ def prepare(
     name, changes = METHODS[method]
     algorithm = algorithm_config_registry[name].get_from_yaml()
     algorithm.dataset = str(build(f"mpe/{task_name}/{quality}", progress=False))
+    algorithm.cuda_graphs = device.startswith("cuda")
     published = PUBLISHED.get(method, {}).get(task_name, {}).get(quality, {})
     settings = {**published, **changes, **more}
     for option, value in settings.items():

@@ -1,10 +1,12 @@
-"""How far the policy extraction trusts the critic."""
+"""How far the policy extraction trusts the critic, and at which noise it looks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from benchmarl_ssd.modules.noise import NoiseWindow
+from benchmarl_ssd.objectives.common import is_recorded
 from benchmarl_ssd.objectives.stages import StagesMixin
 
 # Temperature at one nat of information and Gaussian rewards: of one convention, and of one chosen
@@ -17,13 +19,21 @@ _LEAST_DOWNSIDE, _LEAST_INFORMATION, _MOST = 0.2, 0.01, 100.0
 _RATE = 0.1
 
 
-class TemperatureMixin(StagesMixin):
-    """The temperature of an extraction, given or from the data; meant to be inherited from."""
+class ExtractionMixin(StagesMixin):
+    """Temperature and noise levels of an extraction as it goes on; meant to be inherited from.
+
+    The temperature is given or from the data.
+    """
 
     information: Tensor
 
-    def _set_up_temperature(
-        self, beta: float | None, beta_warmup: float, downside: float, device: torch.device
+    def _set_up_extraction(
+        self,
+        beta: float | None,
+        beta_warmup: float,
+        downside: float,
+        window: NoiseWindow,
+        device: torch.device,
     ) -> None:
         if not 0 <= beta_warmup <= 1:
             raise ValueError(f"expected beta_warmup in [0, 1], found {beta_warmup}")
@@ -31,7 +41,10 @@ class TemperatureMixin(StagesMixin):
             if found < 0:
                 raise ValueError(f"expected {name} of at least 0, found {found}")
         self.beta, self.beta_warmup, self.downside = beta, beta_warmup, downside
+        self.window = window
         self.register_buffer("information", torch.tensor(float("nan"), device=device))
+        # What the host says of a call that is replayed.
+        self.register_buffer("_of_call", torch.zeros(3, device=device), persistent=False)
 
     def _inform(self, found: Tensor) -> None:
         """Take an estimate of the information into the running average."""
@@ -58,12 +71,36 @@ class TemperatureMixin(StagesMixin):
         constant added to the rewards changes nothing. Both were chosen on one seed of five
         particle tasks' data, and of two apples.
         """
-        trust = _TRUST if self.n_conventions == 1 else _TRUST_AMONG_CONVENTIONS
         information = max(_LEAST_INFORMATION, self.information.nan_to_num(1.0).item())
-        return min(_MOST, trust / (information * max(_LEAST_DOWNSIDE, self.downside)))
+        return min(_MOST, self._trust / (information * max(_LEAST_DOWNSIDE, self.downside)))
+
+    @property
+    def _trust(self) -> float:
+        return _TRUST if self.n_conventions == 1 else _TRUST_AMONG_CONVENTIONS
 
     @property
     def temperature(self) -> float:
         """What ``beta`` is now, as it warms up."""
-        beta = self.data_beta if self.beta is None else self.beta
-        return beta * min(1.0, self.progress / self.beta_warmup if self.beta_warmup else 1.0)
+        return (self.data_beta if self.beta is None else self.beta) * self.warmth
+
+    @property
+    def warmth(self) -> float:
+        """The share of ``beta`` that the temperature has reached."""
+        return min(1.0, self.progress / self.beta_warmup if self.beta_warmup else 1.0)
+
+    def begin_call(self) -> None:
+        """Tell a recording its noise levels, and the share of its temperature."""
+        self._of_call.copy_(torch.tensor([self.warmth, *self.window(self.progress)]))
+
+    @property
+    def levels(self) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+        """Temperature, and lowest and highest time of the noise, in this call."""
+        if not is_recorded():
+            return (self.temperature, *self.window(self.progress))
+        warmth, low, high = self._of_call.unbind()
+        if self.beta is not None:
+            return self.beta * warmth, low, high
+        # As `data_beta`, without looking at what a GPU holds.
+        information = self.information.nan_to_num(1.0).clamp_min(_LEAST_INFORMATION)
+        spread = information * max(_LEAST_DOWNSIDE, self.downside)
+        return (self._trust / spread).clamp_max(_MOST) * warmth, low, high

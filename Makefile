@@ -30,8 +30,9 @@ demo: install
 
 # Reports of the committed results, and the tables that the README holds.
 results: install
-	$(BIN)/benchmarl-ssd report examples/offline_mpe/results/*.jsonl --out examples/offline_mpe/report --algorithms \
-		ssd,marginal,ssd-conventions,bc,matd3bc,maiql,macql,cfcql,maicq,omar,omiga,madiff > /dev/null
+	$(BIN)/benchmarl-ssd report examples/offline_mpe/results/*.jsonl examples/offline_mpe/results/rebuilt/*.jsonl --same-recipe \
+		--out examples/offline_mpe/report --algorithms \
+		ssd,bc,matd3bc,maiql,macql,cfcql,maicq,omar,omiga,madiff > /dev/null
 	PATH="$(abspath $(BIN)):$$PATH" sh examples/comparison/run.sh report > /dev/null
 	$(BIN)/python examples/offline_mpe/run.py --table
 	$(BIN)/python examples/coordination/run.py --table

@@ -179,6 +179,8 @@ class OfflineCallback(Callback):
             "iterations": self.algorithm.total_iterations,
             "frames": experiment.total_frames,
             "train_seconds": round(self.train_seconds, 3),
+            "device": str(experiment.config.train_device),
+            "cuda_graphs": self.algorithm.cuda_graphs,
             "dataset": described,
             "final": final,
             "best": best,

@@ -34,6 +34,14 @@ def report(
             show_default=False,
         ),
     ] = None,
+    same_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--same-recipe",
+            help="Take datasets that one recipe built on different machines as one, if their mean "
+            "returns are the same to a thousandth.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     repetitions: Annotated[
         int, typer.Option(min=1, help="Resamples of the bootstrap behind every interval.")
@@ -65,7 +73,7 @@ def report(
         return
     if out is not None:
         check_folder(out)
-    groups, bootstrap = grouped(results), Bootstrap(repetitions, seed)
+    groups, bootstrap = grouped(results, same_recipe), Bootstrap(repetitions, seed)
     content = describe(groups, bootstrap)
     if out is not None:
         for path in write_report(content, groups, bootstrap, out):

@@ -80,6 +80,7 @@ def _dataset(group: Group, bootstrap: Bootstrap) -> dict[str, Any]:
     if data:
         described = {
             "checksum": data["checksum"],
+            "builds": group.builds,
             "transitions": data["transitions"],
             "references": data.get("references"),
             **{
@@ -108,7 +109,7 @@ def _row(group: Group, name: str, runs: list[Result], bootstrap: Bootstrap) -> d
         "normalised": _normalised(group, estimate),
         "best": _best(group, runs, bootstrap),
         "success_rate": _mean([run.summary["final"].get("success_rate") for run in runs]),
-        "train_seconds": _mean([run.summary.get("train_seconds") for run in runs]),
+        "train_seconds": _train_seconds(runs),
         "curve": _curve(runs, bootstrap),
     }
     if group.kind != PLAYED:
@@ -148,6 +149,18 @@ def _curve(runs: list[Result], bootstrap: Bootstrap) -> dict[str, Any] | None:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _train_seconds(runs: list[Result]) -> float | None:
+    seconds = [run.summary.get("train_seconds") for run in runs]
+    return _mean(seconds) if len(_devices(runs)) == 1 else None
+
+
+def _devices(runs: list[Result]) -> set[tuple[str, bool]]:
+    # Earlier summaries do not say what they were trained on; that was a CPU.
+    return {
+        (run.summary.get("device", "cpu"), run.summary.get("cuda_graphs", False)) for run in runs
+    }
 
 
 def _overall(suite: Suite, bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -224,6 +237,14 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         )
     if min(counts) < 4:
         notes.append("With fewer than four seeds the interquartile mean is the plain mean.")
+    if any(len(_devices(each)) > 1 for group in groups for each in group.runs.values()):
+        notes.append("No time of training is given of runs that were trained on different devices.")
+    built = [f"{group.builds} on {group.name}" for group in groups if group.builds > 1]
+    if built:
+        notes.append(
+            "Datasets that one recipe has built on different machines are taken as one, with mean "
+            f"returns within a thousandth of what lies between the references: {'; '.join(built)}."
+        )
     if any(group.kind != PLAYED for group in groups):
         notes.append(
             "Returns estimated by FQE are not played: they rank policies of one dataset at best, "

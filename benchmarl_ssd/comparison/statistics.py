@@ -110,19 +110,31 @@ def curve_means(
     library, metrics = _rliable()
     scores = np.asarray(scores, dtype=float)
 
-    def function(values: np.ndarray) -> np.ndarray:
-        return np.array([metrics.aggregate_iqm(each) for each in np.moveaxis(values, -1, 0)])
-
+    means = [float(metrics.aggregate_iqm(each)) for each in np.moveaxis(scores, -1, 0)]
     if len(scores) < 2:
-        return function(scores).tolist(), None, None
+        return means, None, None
     with _seeded(bootstrap.seed):
-        point, interval = library.get_interval_estimates(
+        _, interval = library.get_interval_estimates(
             {"": scores},
-            function,
+            iqm_by_time,
             reps=bootstrap.repetitions,
             confidence_interval_size=CONFIDENCE,
         )
-    return point[""].tolist(), interval[""][0].tolist(), interval[""][1].tolist()
+    return means, interval[""][0].tolist(), interval[""][1].tolist()
+
+
+def iqm_by_time(scores: np.ndarray) -> np.ndarray:
+    """rliable's ``aggregate_iqm`` of every time at once, for the many resamples of a bootstrap.
+
+    Args:
+        scores: ``[runs, datasets, times]``.
+
+    Returns:
+        ``[times]``.
+    """
+    ordered = np.sort(scores.reshape(-1, scores.shape[-1]), axis=0)
+    cut = len(ordered) // 4
+    return ordered[cut : len(ordered) - cut].mean(0)
 
 
 def improvement(x: Any, y: Any, bootstrap: Bootstrap) -> Estimate:
@@ -145,14 +157,24 @@ def improvement(x: Any, y: Any, bootstrap: Bootstrap) -> Estimate:
     if min(len(x), len(y)) < 2:
         return Estimate(float(metrics.probability_of_improvement(x, y)))
     with _seeded(bootstrap.seed):
-        point, interval = library.get_interval_estimates(
+        _, interval = library.get_interval_estimates(
             {"": (x, y)},
-            metrics.probability_of_improvement,
+            share_of_wins,
             reps=bootstrap.repetitions,
             confidence_interval_size=CONFIDENCE,
         )
     low, high = interval[""].flatten().tolist()
-    return Estimate(float(point[""]), low, high)
+    return Estimate(float(metrics.probability_of_improvement(x, y)), low, high)
+
+
+def share_of_wins(x: np.ndarray, y: np.ndarray) -> float:
+    """rliable's ``probability_of_improvement`` without a test's p-values, for many resamples.
+
+    Args:
+        x: scores of X, ``[runs, datasets]``.
+        y: scores of Y, ``[runs, datasets]``.
+    """
+    return float(np.sign(x[:, None] - y[None]).mean() / 2 + 0.5)
 
 
 def profiles(

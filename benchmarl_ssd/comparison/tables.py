@@ -164,7 +164,7 @@ def csv_table(groups: Iterable[Group]) -> str:
                         "batch_size": summary.get("batch_size"),
                         "episodes": final.get("episodes"),
                         "train_seconds": summary.get("train_seconds"),
-                        "checksum": group.data.get("checksum"),
+                        "checksum": (run.summary.get("dataset") or {}).get("checksum"),
                     }
                 )
     return text.getvalue()

@@ -183,7 +183,6 @@ def fill(
         started = time.perf_counter()
         line = {
             "cell": [method, seed],
-            "device": device,
             **run(task, quality, method, seed, device),
         }
         with file.open("a") as out:

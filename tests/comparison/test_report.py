@@ -68,6 +68,29 @@ def test_a_table_of_known_numbers():
     ]  # fmt: skip
 
 
+def test_times_of_training_are_not_mixed():
+    here, there = runs("bc", [1.0, 2.0]), runs("bc", [3.0], device="cuda", cuda_graphs=True)
+    there[0].summary["seed"] = 2
+    _, content = report(here, there, runs("ssd", [1.0, 2.0], device="cpu"))
+    bc, ssd = content["datasets"][0]["rows"]
+    assert bc["train_seconds"] is None
+    assert ssd["train_seconds"] == 10.0
+    assert "trained on different devices" in markdown(content)
+    _, content = report(here)
+    assert "devices" not in markdown(content)
+
+
+def test_several_builds_of_a_recipe_are_noted():
+    one, other = runs("bc", [1.0])[0], runs("ssd", [2.0])[0]
+    other.summary["dataset"]["checksum"] = "other"
+    groups = grouped([one, other], same_recipe=True)
+    content = describe(groups, FEW)
+    assert content["datasets"][0]["data"]["builds"] == 2
+    assert "2 on mpe/world, expert." in markdown(content)
+    lines = list(csv.DictReader(csv_table(groups).splitlines()))
+    assert [line["checksum"] for line in lines] == ["expert", "other"]
+
+
 def test_every_row_has_as_many_cells_as_the_head():
     logged = [Result(make_estimated(seed=seed), "x") for seed in range(2)]
     _, content = report(runs("bc", [1.0]), runs("ssd", [1.0, 2.0], "medium", None), logged)
@@ -181,7 +204,7 @@ def test_files_of_others_are_never_overwritten(tmp_path, name):
 
 
 COMMITTED = {
-    "offline_mpe/report": ["offline_mpe/results/*.jsonl"],
+    "offline_mpe/report": ["offline_mpe/results/*.jsonl", "offline_mpe/results/rebuilt/*.jsonl"],
     "comparison/results/bandit": [
         "comparison/results/bandit.jsonl",
         "comparison/results/ablations.jsonl",
@@ -198,7 +221,7 @@ def test_committed_reports_are_of_the_committed_results(folder):
     written = json.loads((examples / folder / "report.json").read_text())
     names = dict.fromkeys(row["algorithm"] for each in written["datasets"] for row in each["rows"])
     files = [path for pattern in COMMITTED[folder] for path in sorted(examples.glob(pattern))]
-    groups = grouped(only(read_results(files), list(names)))
+    groups = grouped(only(read_results(files), list(names)), same_recipe=True)
     found = {
         (each["task"], each["dataset"], row["algorithm"]): (row["seeds"], row["return"]["value"])
         for each in written["datasets"]

@@ -200,6 +200,36 @@ def with_options(*options, **changes):
     return Result(make_summary(comparison=compared, **changes), f"seed {changes.get('seed', 0)}")
 
 
+def built(checksum, mean=5.0, seed=0, **changes):
+    summary = make_summary(seed=seed)
+    summary["dataset"].update(checksum=checksum, return_mean=mean, **changes)
+    return Result(summary, checksum)
+
+
+def test_builds_of_one_recipe_are_taken_as_one_if_asked_for():
+    near, far = built("d" * 64, 5.0099, seed=1), built("d" * 64, 5.0101, seed=1)
+    here = built("c" * 64)
+    with pytest.raises(ComparisonError, match="as builds of one recipe, with --same-recipe"):
+        grouped([here, near])
+    (group,) = grouped([here, near], same_recipe=True)
+    assert group.builds == 2
+    assert len(group.runs["ssd"]) == 2
+    (alone,) = grouped([here], same_recipe=True)
+    assert alone.builds == 1
+    with pytest.raises(ComparisonError, match=r"mean returns within 0.01, found 5 in .* 5.0101"):
+        grouped([here, far], same_recipe=True)
+    for changes in ({"transitions": 999}, {"id": None}):
+        # Of no recipe: by its label it would still lie beside the other.
+        other = built("d" * 64, seed=1, **changes)
+        for run in (here, other):
+            run.summary["comparison"] = {"algorithm": "ssd", "dataset": "mine", "options": []}
+        with pytest.raises(ComparisonError, match="the same recipe of the dataset"):
+            grouped([here, other], same_recipe=True)
+    nothing = built("d" * 64, 5.0049, seed=1, references=None)
+    (group,) = grouped([built("c" * 64, references=None), nothing], same_recipe=True)
+    assert group.builds == 2
+
+
 def test_runs_of_one_algorithm_have_the_same_options():
     common = ("task.n_agents=8", "experiment.gamma=0.9")
     one = with_options(*common, "algorithm.beta=1")

@@ -13,7 +13,9 @@ from benchmarl_ssd.comparison.statistics import (
     curve_means,
     improvement,
     interquartile_mean,
+    iqm_by_time,
     profiles,
+    share_of_wins,
 )
 
 FEW = Bootstrap(repetitions=50)
@@ -97,3 +99,24 @@ def test_curves_take_each_time_by_itself():
     means, low, high = curve_means(scores, FEW)
     assert means == [1.5, 15.0]
     assert all(a <= m <= b for a, m, b in zip(low, means, high, strict=True))
+
+
+arrays = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays, st.integers(1, 6), st.booleans())
+def test_what_is_resampled_is_rliables_own(shape, others, ties):
+    metrics = pytest.importorskip("rliable.metrics")
+    runs, datasets, seed = shape
+    rng = np.random.default_rng(seed)
+
+    def draw(*size):
+        return rng.integers(0, 3, size).astype(float) if ties else rng.normal(size=size)
+
+    curves = draw(runs, datasets, 3)
+    means = [metrics.aggregate_iqm(each) for each in np.moveaxis(curves, -1, 0)]
+    assert iqm_by_time(curves) == pytest.approx(means)
+    x, y = draw(runs, datasets), draw(others, datasets)
+    expected = metrics.probability_of_improvement(x, y)
+    assert share_of_wins(x, y) == pytest.approx(expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 
 from benchmarl.algorithms.common import Algorithm, AlgorithmConfig
 from benchmarl.utils import _read_yaml_config
@@ -16,7 +16,7 @@ from benchmarl_ssd.algorithms.errors import OfflineRunError
 class OfflineAlgorithmConfig(AlgorithmConfig):
     """Base of the configs: reads our own folder, and turns any misfit into one clear error."""
 
-    cuda_graphs: bool = field(default=False, kw_only=True)
+    cuda_graphs: bool = MISSING
 
     @classmethod
     def is_complete(cls) -> bool:

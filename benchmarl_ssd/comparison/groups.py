@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarl_ssd.comparison.errors import ComparisonError
 from benchmarl_ssd.comparison.results import PLAYED, Result
+from benchmarl_ssd.comparison.state import dataset_of
 from benchmarl_ssd.evaluation.episodes import normalised
 
 
@@ -46,7 +47,7 @@ class Group:
     @property
     def data(self) -> dict[str, Any]:
         """What the summaries say of the dataset."""
-        return self.first.get("dataset") or {}
+        return dataset_of(self.first)
 
     def score(self, value: float | None) -> float | None:
         """Normalise a return, where the dataset has references.
@@ -93,12 +94,12 @@ def _options(summary: dict[str, Any], task: bool) -> list[str]:
 
 
 def _checksum(summary: dict[str, Any]) -> str | None:
-    return (summary.get("dataset") or {}).get("checksum")
+    return dataset_of(summary).get("checksum")
 
 
 def _recipe(summary: dict[str, Any]) -> tuple[str, int] | str | None:
     """The recipe of a dataset and its size, or its checksum, if it is of none."""
-    data = summary.get("dataset") or {}
+    data = dataset_of(summary)
     return (data["id"], data["transitions"]) if data.get("id") else data.get("checksum")
 
 
@@ -106,7 +107,7 @@ _Entry = Callable[[dict[str, Any]], Any]
 _SAME_DATA: dict[str, _Entry] = {"dataset checksum": _checksum}
 _SAME_RECIPE: dict[str, _Entry] = {"recipe of the dataset": _recipe}
 _SAME: dict[str, _Entry] = {
-    "references": lambda summary: (summary.get("dataset") or {}).get("references"),
+    "references": lambda summary: dataset_of(summary).get("references"),
     "optimiser steps": lambda summary: summary["steps"],
     "batch size": lambda summary: summary.get("batch_size"),
     "evaluation episodes": lambda summary: summary["final"].get("episodes"),
@@ -159,15 +160,14 @@ def _check_alike(group: Group, same_recipe: bool) -> None:
 
 
 def _check_builds(group: Group, runs: Sequence[Result]) -> None:
-    references = group.data.get("references")
+    first = group.data
+    if not first:
+        return
+    ends = [end for end in (first.get("references") or {}).values() if end is not None]
+    span = abs(ends[0] - ends[1]) if len(ends) == 2 else abs(first["return_mean"])
     for run in runs:
-        first, data = group.data, run.summary.get("dataset") or {}
-        if data.get("checksum") == first.get("checksum"):
-            continue
-        apart = abs(data["return_mean"] - first["return_mean"])
-        ends = [end for end in (references or {}).values() if end is not None]
-        span = abs(ends[0] - ends[1]) if len(ends) == 2 else abs(first["return_mean"])
-        if apart > _ALIKE * span:
+        data = dataset_of(run.summary)
+        if abs(data["return_mean"] - first["return_mean"]) > _ALIKE * span:
             raise ComparisonError(
                 f"expected builds of {data['id']} with mean returns within {_ALIKE * span:.3g}, "
                 f"found {first['return_mean']:.6g} in {runs[0].name} and "

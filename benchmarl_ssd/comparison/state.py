@@ -71,7 +71,7 @@ def _differing(cell: Cell, summary: dict[str, Any]) -> list[str]:
             f"put {cell.folder} aside to run it again"
         ) from error
     found = list(differences(config, cell.config))
-    trained = (summary.get("dataset") or {}).get("checksum")
+    trained = dataset_of(summary).get("checksum")
     if cell.checksum is None or trained is None:
         return found
     # A dataset is what is in it, wherever it lies.
@@ -79,6 +79,15 @@ def _differing(cell: Cell, summary: dict[str, Any]) -> list[str]:
     if trained != cell.checksum:
         found.append(f"dataset checksum {trained[:12]} instead of {cell.checksum[:12]}")
     return found
+
+
+def dataset_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what a summary says of the dataset, nothing if there was none.
+
+    Args:
+        summary: a run's.
+    """
+    return summary.get("dataset") or {}
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarl_ssd.comparison.groups import Group
 from benchmarl_ssd.comparison.results import PLAYED
+from benchmarl_ssd.comparison.state import dataset_of
 
 _NOTHING = "-"
 
@@ -164,7 +165,7 @@ def csv_table(groups: Iterable[Group]) -> str:
                         "batch_size": summary.get("batch_size"),
                         "episodes": final.get("episodes"),
                         "train_seconds": summary.get("train_seconds"),
-                        "checksum": (run.summary.get("dataset") or {}).get("checksum"),
+                        "checksum": dataset_of(summary).get("checksum"),
                     }
                 )
     return text.getvalue()

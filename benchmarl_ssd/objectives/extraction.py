@@ -72,10 +72,10 @@ class ExtractionMixin(StagesMixin):
         particle tasks' data, and of two apples.
         """
         information = max(_LEAST_INFORMATION, self.information.nan_to_num(1.0).item())
-        return min(_MOST, self._trust / (information * max(_LEAST_DOWNSIDE, self.downside)))
+        return min(_MOST, self._unit_trust / (information * max(_LEAST_DOWNSIDE, self.downside)))
 
     @property
-    def _trust(self) -> float:
+    def _unit_trust(self) -> float:
         return _TRUST if self.n_conventions == 1 else _TRUST_AMONG_CONVENTIONS
 
     @property
@@ -93,14 +93,20 @@ class ExtractionMixin(StagesMixin):
         self._of_call.copy_(torch.tensor([self.warmth, *self.window(self.progress)]))
 
     @property
-    def levels(self) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
-        """Temperature, and lowest and highest time of the noise, in this call."""
+    def noise_levels(self) -> tuple[Tensor | float, Tensor | float]:
+        """Lowest and highest time of the noise in this call."""
         if not is_recorded():
-            return (self.temperature, *self.window(self.progress))
-        warmth, low, high = self._of_call.unbind()
+            return self.window(self.progress)
+        return self._of_call[1], self._of_call[2]
+
+    @property
+    def call_temperature(self) -> Tensor | float:
+        """The temperature in this call."""
+        if not is_recorded():
+            return self.temperature
         if self.beta is not None:
-            return self.beta * warmth, low, high
+            return self.beta * self._of_call[0]
         # As `data_beta`, without looking at what a GPU holds.
         information = self.information.nan_to_num(1.0).clamp_min(_LEAST_INFORMATION)
         spread = information * max(_LEAST_DOWNSIDE, self.downside)
-        return (self._trust / spread).clamp_max(_MOST) * warmth, low, high
+        return (self._unit_trust / spread).clamp_max(_MOST) * self._of_call[0]

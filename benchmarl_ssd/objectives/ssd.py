@@ -240,14 +240,14 @@ class SsdLoss(
         norm = climb.flatten(-2).norm(dim=-1).mean()
         if self.normalise_q:
             climb = climb / norm.clamp_min(1e-8)
-        surrogate = ((pull - self.levels[0] * climb) * action).sum((-2, -1)) + surplus
+        surrogate = ((pull - self.call_temperature * climb) * action).sum((-2, -1)) + surplus
         return surrogate, {"score_gradient": pull.abs().mean(), "qvalue_gradient": norm}
 
     @torch.no_grad()
     def _score_gradient(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
         """Return w(t) (eps - z) at the noised policy action, mean over pairs, ``[*B, n, d]``."""
         score, draws = self.score_network, self.n_policy_noise_draws
-        _, low, high = self.levels
+        low, high = self.noise_levels
         shape = (draws, *action.shape[:-2], score.n_factors, 1)
         t = low + (high - low) * torch.rand(shape, device=action.device)
         z = torch.randn(draws, *action.shape, device=action.device)

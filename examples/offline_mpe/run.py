@@ -33,7 +33,7 @@ from benchmarl_ssd.environments.mpe.conventions import CONVENTIONS, convention_o
 
 RESULTS = Path(__file__).parent / "results"
 # Of datasets that the same recipes built on another machine: equal but for rounding, which is
-# enough for another checksum, so that `benchmarl-ssd report` does not take both as one.
+# enough for another checksum; `benchmarl-ssd report --same-recipe` takes both as one.
 REBUILT = RESULTS / "rebuilt"
 TASKS = ("cooperative_navigation", "predator_prey", "world")
 QUALITIES = ("expert", "medium", "medium-replay", "random", "mixed")
@@ -181,10 +181,7 @@ def fill(
         if any(cell["cell"] == [method, seed] for cell in cells_of(task, quality)):
             continue
         started = time.perf_counter()
-        line = {
-            "cell": [method, seed],
-            **run(task, quality, method, seed, device),
-        }
+        line = {"cell": [method, seed], **run(task, quality, method, seed, device)}
         with file.open("a") as out:
             out.write(json.dumps(line) + "\n")
         final = line["final"]

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models import GruConfig, MlpConfig
 from torch import nn
@@ -93,6 +94,18 @@ def parameters(experiment) -> dict:
         for name, value in experiment.losses["agents"].state_dict().items()
         if hasattr(value, "clone")
     }
+
+
+def check_same_seed_same_run(name, task, folder, dataset, **options) -> None:
+    """Two runs of one seed end with equal parameters and returns."""
+    runs = []
+    for each in ("a", "b"):
+        experiment = make(name, task, folder / each, dataset, seed=3, **options)
+        experiment.run()
+        runs.append((parameters(experiment), summary(experiment)["final"]))
+    (first, final), (second, again) = runs
+    assert final == again
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from benchmarl.experiment import Experiment
 from logged_data import write_factory
-from runs import ALGORITHMS, KINDS, make, parameters, small_gru, summary
+from runs import ALGORITHMS, KINDS, check_same_seed_same_run, make, parameters, small_gru, summary
 
 from benchmarl_ssd.cli.sources import from_checkpoint
 from benchmarl_ssd.environments import CoordinationTask, LoggedTask, MpeTask
@@ -105,16 +105,11 @@ def test_everything_trains_there(name, more, devices, two_apples, apples_data, t
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_same_seed_same_run(name, two_apples, apples_data, tmp_path):
-    runs = []
-    for folder in ("a", "b"):
-        experiment = make(
-            name, two_apples, tmp_path / folder, apples_data, seed=3, experiment=EVERYWHERE
-        )
-        experiment.run()
-        runs.append((parameters(experiment), summary(experiment)["final"]))
-    (first, final), (second, again) = runs
-    assert final == again
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    check_same_seed_same_run(name, two_apples, tmp_path, apples_data, experiment=EVERYWHERE)
+
+
+def vector(experiment):
+    return torch.cat([p.detach().flatten() for p in experiment.losses["agents"].parameters()])
 
 
 @pytest.mark.parametrize(
@@ -128,11 +123,10 @@ def test_recorded_steps_are_the_same_steps(name, more, two_apples, apples_data, 
         experiment = make(
             name, two_apples, folder, apples_data, experiment=budget, cuda_graphs=graphs, **more
         )
-        start = torch.cat([p.detach().flatten() for p in experiment.losses["agents"].parameters()])
+        start = vector(experiment)
         experiment.run()
         assert summary(experiment)["steps"] == 20
-        end = torch.cat([p.detach().flatten() for p in experiment.losses["agents"].parameters()])
-        found[graphs] = end - start
+        found[graphs] = vector(experiment) - start
     # Adam makes steps of what is nothing but rounding, where there is no gradient.
     assert (found[True] - found[False]).norm() < 0.1 * found[False].norm()
 

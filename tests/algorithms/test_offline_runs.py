@@ -15,6 +15,7 @@ from runs import (
     DRAWING,
     KINDS,
     algorithm_config,
+    check_same_seed_same_run,
     make,
     offline_config,
     parameters,
@@ -158,14 +159,7 @@ def test_evaluation_and_execution_are_without_noise(name, two_apples, apples_dat
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_same_seed_same_run(name, bandit, bandit_data, tmp_path):
-    runs = []
-    for folder in ("a", "b"):
-        experiment = make(name, bandit, tmp_path / folder, bandit_data, seed=3)
-        experiment.run()
-        runs.append((parameters(experiment), summary(experiment)["final"]))
-    (first, final), (second, again) = runs
-    assert final == again
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    check_same_seed_same_run(name, bandit, tmp_path, bandit_data)
 
 
 @pytest.mark.parametrize(
